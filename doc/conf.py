@@ -1,0 +1,72 @@
+"""How Sphinx builds the documentation: ``python -m sphinx -W -b html doc doc/_build/html``.
+
+The build reads nothing from the network. The gallery runs ``plot_digits.py`` only and shows the
+source of the other examples; ``SKVAE_GALLERY=.`` in the environment (a regular expression that is
+searched in the path of each example) runs them all.
+"""
+
+import os
+import re
+import warnings
+
+from skvae._version import __version__
+
+project = "skvae"
+author = "the skvae developers"
+copyright = "2026, the skvae developers"
+release = version = __version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "changes", "examples", "**/README.md"]
+default_role = "literal"
+
+# API pages: one per public name, made by autosummary from the numpydoc docstrings.
+autosummary_generate = True
+autodoc_typehints = "none"  # the types stand in the docstrings, with shapes
+numpydoc_show_class_members = False  # the class template lists the methods itself
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skvae {release}"
+html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_show_sourcelink = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": os.environ.get("SKVAE_GALLERY", r"plot_digits\.py$"),
+    "doc_module": ("skvae",),
+    "backreferences_dir": "generated/backreferences",
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
+# matplotlib warns once for each picture that sphinx-gallery draws without a display.
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
+
+_REF_WITH_TITLE = re.compile(r":ref:`([^`<]+?)\s*<[^`>]+>`")
+_REF = re.compile(r":ref:`([^`]+)`")
+
+
+def _plain_references(app, what, name, obj, options, lines):
+    """Turn references into scikit-learn's own manual, in inherited docstrings, into plain text."""
+    if not (getattr(obj, "__module__", None) or "").startswith("sklearn."):
+        return
+    lines[:] = [_REF.sub(r"\1", _REF_WITH_TITLE.sub(r"\1", line)) for line in lines]
+
+
+def setup(app):
+    """Register what this file adds to Sphinx."""
+    app.connect("autodoc-process-docstring", _plain_references)

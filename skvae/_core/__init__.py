@@ -1,0 +1,1 @@
+"""What every part of skvae may import: batches, components, densities, streams, flat parameters."""

@@ -1,0 +1,111 @@
+"""What a training step receives: rows, declared noise and a clock.
+
+Randomness and time are inputs. A model says what noise it needs (`NoiseSpec`), the engine draws
+it and passes it in, and a step is then a deterministic, fixed-shape function of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Rows of one step.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_rows, n_columns)
+        Rows in the units that the observation head computes in (see
+        ``ObservationHead.standardize``).
+    mask : Tensor of shape (n_rows, n_columns) or None
+        1 where an entry is observed, 0 where it is missing; None means all observed.
+    context : Tensor of shape (n_rows, n_context) or None
+        What a conditional model conditions on.
+    label : Tensor of shape (n_rows,) or None
+        Class indices, -1 where unknown.
+    weight : Tensor of shape (n_rows,) or None
+        0 on padding rows, 1 elsewhere; None means all 1. Users pass none.
+    """
+
+    x: Tensor
+    mask: Tensor | None = None
+    context: Tensor | None = None
+    label: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class NoiseSpec(NamedTuple):
+    """Declaration of one source of randomness of a step.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape without the row axis. With ``per="draw_row"`` the first entry is the number of draws.
+    base : {"normal", "uniform"}
+        Standard normal, or uniform on [0, 1).
+    per : {"draw_row", "row", "batch"}
+        Where the row axis goes: after the draws, first, or nowhere.
+    """
+
+    shape: tuple[int, ...]
+    base: Literal["normal", "uniform"] = "normal"
+    per: Literal["draw_row", "row", "batch"] = "draw_row"
+
+    def full_shape(self, n_rows: int) -> tuple[int, ...]:
+        """Shape with the row axis in its place; ``n_rows=1`` gives noise shared by all rows."""
+        if self.per == "draw_row":
+            return (self.shape[0], n_rows, *self.shape[1:])
+        if self.per == "row":
+            return (n_rows, *self.shape)
+        return self.shape
+
+
+Noise = Mapping[str, Tensor]
+
+
+def draw_noise(
+    specs: Mapping[str, NoiseSpec],
+    n_rows: int,
+    *,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Noise for `n_rows` rows, one tensor for each declared source, in the order declared."""
+    noise = {}
+    for name, spec in specs.items():
+        out = torch.empty(spec.full_shape(n_rows), dtype=dtype, device=device)
+        fill = out.normal_ if spec.base == "normal" else out.uniform_
+        noise[name] = fill(generator=generator)
+    return noise
+
+
+class Clock(NamedTuple):
+    """Where training is, as tensors on the device, so that a captured step can read it.
+
+    Attributes
+    ----------
+    step : Tensor of shape (), float64
+        Number of steps taken so far.
+    cooldown_start : Tensor of shape (), float64
+        Step at which the cool-down of the learning rate began; infinite before.
+    """
+
+    step: Tensor
+    cooldown_start: Tensor
+
+    @classmethod
+    def start(cls, device: torch.device) -> Clock:
+        """Clock at step 0, before any cool-down."""
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.full((), torch.inf, dtype=torch.float64, device=device),
+        )
+
+    def tick(self) -> None:
+        """Advance by one step, in place."""
+        self.step.add_(1.0)

@@ -1,0 +1,65 @@
+"""Components: plain hyperparameters that know how to build their head.
+
+A component is what the user writes (``GaussianLikelihood(noise="shared")``). It is a scikit-learn
+object, so ``clone``, ``set_params`` and a grid over ``likelihood__noise`` work, and it holds no
+tensor. Inside ``fit`` its ``build`` makes the head, an ``nn.Module`` with parameters and buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from skvae._core._sklearn import BaseEstimator
+
+
+class Component(BaseEstimator):
+    """Base class of likelihoods, priors, posteriors, networks, objectives and solvers.
+
+    A direct subclass names a `kind` of ingredient::
+
+        class Likelihood(Component, kind="likelihood"): ...
+
+    and a concrete class its string shorthand::
+
+        class GaussianLikelihood(Likelihood, shorthand="gaussian"): ...
+
+    The shorthand is what an estimator accepts in place of the object, and the name under which
+    :func:`skvae.save` writes it. A component without one works everywhere but cannot be saved.
+    """
+
+    _registry: ClassVar[dict[str, dict[str, type[Component]]]] = {}
+    kind: ClassVar[str]
+    shorthand: ClassVar[str | None] = None
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(
+        cls, *, kind: str | None = None, shorthand: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.shorthand = shorthand
+        if kind is not None:
+            cls.kind = kind
+            Component._registry.setdefault(kind, {})
+        if shorthand is not None:
+            family = Component._registry[cls.kind]
+            taken = family.get(shorthand)
+            # The same class defined again (a reloaded module) replaces itself.
+            if taken is not None and taken.__qualname__ != cls.__qualname__:
+                raise TypeError(
+                    f"the {cls.kind} shorthand {shorthand!r} already belongs to {taken.__name__}"
+                )
+            family[shorthand] = cls
+
+    @classmethod
+    def shorthands(cls) -> dict[str, type[Component]]:
+        """Registered classes of this kind of ingredient, by shorthand."""
+        return dict(Component._registry[cls.kind])
+
+    def check_parameters(self) -> None:
+        """Raise an error that names the first hyperparameter outside its allowed values."""
+        self._validate_params()
+
+
+def resolve(value: str | Component, kind: type[Component]) -> Component:
+    """Component that `value` stands for: a new one for a shorthand, else `value` itself."""
+    return kind.shorthands()[value]() if isinstance(value, str) else value

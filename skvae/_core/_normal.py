@@ -1,0 +1,31 @@
+"""The normal density, written once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-density of independent normals, in nats, one value for each entry.
+
+    Parameters
+    ----------
+    x, mean, log_scale : Tensor
+        Broadcast against each other.
+    """
+    return -0.5 * ((x - mean) * torch.exp(-log_scale)).square() - log_scale - 0.5 * LOG_2PI
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """Log-density of the standard normal, in nats, one value for each entry."""
+    return -0.5 * z.square() - 0.5 * LOG_2PI
+
+
+def normal_entropy(log_scale: Tensor) -> Tensor:
+    """Entropy of independent normals, in nats, one value for each entry."""
+    return log_scale + 0.5 * (1.0 + LOG_2PI)

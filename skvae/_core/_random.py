@@ -1,0 +1,39 @@
+"""Named random streams: one seed, one generator for each purpose.
+
+Separate streams mean that, say, another number of scoring draws does not change the trained
+weights. No generator of the process (torch's or NumPy's) is touched.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+StreamName = Literal["init", "rows", "noise", "validation", "scoring"]
+_ORDER: tuple[StreamName, ...] = ("init", "rows", "noise", "validation", "scoring")
+
+MAX_SEED = 2**31 - 1
+
+
+class Streams:
+    """Generators derived from one integer seed.
+
+    Parameters
+    ----------
+    seed : int
+        Non-negative.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def derived_seed(self, name: StreamName) -> int:
+        """Integer seed of the named stream."""
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(_ORDER.index(name),))
+        return int(sequence.generate_state(1, np.uint32)[0])
+
+    def generator(self, name: StreamName, device: torch.device | str = "cpu") -> torch.Generator:
+        """New generator of the named stream, at its beginning."""
+        return torch.Generator(device=device).manual_seed(self.derived_seed(name))

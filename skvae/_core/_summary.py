@@ -1,0 +1,78 @@
+"""Moments of columns, computed once, robustly, without a copy of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+CHUNK_BYTES = 8 * 2**20  # of float64 working space; a chunk stays in the last-level cache
+
+
+class ColumnSummary(NamedTuple):
+    """What a likelihood needs to know of the training rows in order to build its head.
+
+    Attributes
+    ----------
+    mean, scale, minimum, maximum : ndarray of shape (n_columns,), float64
+        `scale` is the standard deviation (with 1/n), exactly 0 for a constant column.
+    n_rows : int
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+    n_rows: int
+
+    @classmethod
+    def of(
+        cls, X: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> ColumnSummary:
+        """Summary of the rows of `X` (n_rows, n_columns), each entry passed through `transform`.
+
+        Deviations are taken from the middle of each column's range and divided by half of it, so
+        that neither an offset of 1e8 nor a scale of 1e±300 loses digits or overflows.
+        """
+        n_rows, n_columns = X.shape
+        minimum = np.full(n_columns, np.inf)
+        maximum = np.full(n_columns, -np.inf)
+        for chunk in _chunks(X, transform):
+            minimum = np.minimum(minimum, chunk.min(axis=0))
+            maximum = np.maximum(maximum, chunk.max(axis=0))
+        middle = 0.5 * minimum + 0.5 * maximum
+        half_range = 0.5 * maximum - 0.5 * minimum
+        varies = half_range > 0
+        divisor = np.where(varies, half_range, 1.0)
+        total = np.zeros(n_columns)
+        for chunk in _chunks(X, transform):
+            total += ((chunk - middle) / divisor).sum(axis=0)
+        mean = total / n_rows
+        total_square = np.zeros(n_columns)
+        for chunk in _chunks(X, transform):
+            total_square += np.square((chunk - middle) / divisor - mean).sum(axis=0)
+        return cls(
+            mean=np.where(varies, middle + half_range * mean, minimum),
+            scale=half_range * np.sqrt(total_square / n_rows),
+            minimum=minimum,
+            maximum=maximum,
+            n_rows=n_rows,
+        )
+
+    @classmethod
+    def blank(cls, n_columns: int) -> ColumnSummary:
+        """Summary of no data, for a head whose state is loaded afterwards."""
+        zeros, ones = np.zeros(n_columns), np.ones(n_columns)
+        return cls(zeros, ones, -ones, ones, 0)
+
+
+def _chunks(
+    X: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None
+) -> Iterator[np.ndarray]:
+    """Blocks of rows in float64, each of about `CHUNK_BYTES`."""
+    n_rows, n_columns = X.shape
+    step = max(1, CHUNK_BYTES // (8 * max(1, n_columns)))
+    for start in range(0, n_rows, step):
+        chunk = X[start : start + step]
+        yield (chunk if transform is None else transform(chunk)).astype(np.float64)

@@ -1,0 +1,99 @@
+"""Rows where they lie: gathered in chunks, standardised in float64, handed out in batches.
+
+No standardised copy of X is made. A batch always has the same number of rows, so that a step has
+a fixed shape; what the last one lacks is filled with rows of weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._core._batch import Batch
+
+CHUNK_BYTES = 8 * 2**20  # of gathered rows in float64; a chunk stays in the last-level cache
+# Share of a device's free memory that X may take there; the rest is for activations.
+RESIDENT_SHARE = 0.5
+
+
+class Rows:
+    """The rows of `X` that `index` names.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_columns)
+        Kept as it is, neither copied (but for its transfer to a GPU) nor written to.
+    standardize : callable
+        Map from rows in the user's units to the units of the model.
+    index : ndarray of int or None
+        Rows that belong to this set; None means all.
+    dtype : torch.dtype
+        Of the batches.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        standardize: Callable[[Tensor], Tensor],
+        *,
+        index: np.ndarray | None = None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._X = X
+        self._resident = _resident(X, device)
+        self._standardize = standardize
+        self._index = index
+        self._dtype = dtype
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._X) if self._index is None else len(self._index)
+
+    def gather(self, positions: np.ndarray) -> Tensor:
+        """Rows at `positions` of this set, standardised, on the device."""
+        rows = positions if self._index is None else self._index[positions]
+        if self._resident is not None:
+            x = self._resident[torch.from_numpy(rows).to(self._device)]
+        else:
+            x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
+        return self._standardize(x).to(self._dtype)
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of this set, standardised, on the device."""
+        return self.gather(np.arange(start, min(stop, len(self))))
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One pass over the rows in random order, in batches of `batch_size` rows exactly."""
+        n_rows = len(self)
+        order = torch.randperm(n_rows, generator=generator).numpy()
+        n_batches = -(-n_rows // batch_size)
+        n_columns = max(1, self._X.shape[1])
+        per_chunk = max(1, CHUNK_BYTES // (8 * n_columns * batch_size))
+        full = torch.ones(batch_size, dtype=self._dtype, device=self._device)
+        for start in range(0, n_batches, per_chunk):
+            positions = order[start * batch_size : (start + per_chunk) * batch_size]
+            n_padding = -len(positions) % batch_size
+            if n_padding:
+                positions = np.concatenate([positions, np.resize(order, n_padding)])
+            parts = self.gather(positions).split(batch_size)
+            for i, x in enumerate(parts):
+                weight = full
+                if n_padding and i == len(parts) - 1:
+                    weight = full.clone()
+                    weight[batch_size - n_padding :] = 0.0
+                yield Batch(x, weight=weight)
+
+
+def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:
+    """X on the device, where that is a GPU with room for it."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if X.nbytes > RESIDENT_SHARE * free:
+        return None
+    return torch.tensor(np.ascontiguousarray(X), device=device)

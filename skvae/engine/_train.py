@@ -1,0 +1,388 @@
+"""The training loop, the only one.
+
+It knows no likelihood, prior or posterior by name: it draws the noise that a model declares,
+takes steps, reads one tally for each epoch, keeps the best state on held-out rows, lowers the
+rate when progress stops, and steps back when a value is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from skvae._core._batch import Batch, draw_noise
+from skvae._core._random import Streams
+from skvae.engine._rows import Rows
+from skvae.engine._step import TrainingStep
+from skvae.models._base import LatentVariableModel
+from skvae.objectives._base import Bound
+from skvae.solvers._base import LearningRate, Solver
+
+# Held-out bounds use about this many draws in all, so that few rows get more draws each.
+VALIDATION_DRAWS = 2000
+MAX_VALIDATION_DRAWS = 16
+VALIDATION_BATCH = 1024
+# Halvings of the learning rate after non-finite values before training gives up.
+MAX_HALVINGS = 10
+
+
+class Status(Enum):
+    """Why training ended; the value is a sentence for the user."""
+
+    CONVERGED = "the bound stopped improving"
+    MAX_EPOCHS = "max_iter was reached"
+    STOPPED = "a callback asked to stop"
+    INTERRUPTED = "it was interrupted"
+    DIVERGED = "the bound was not finite at any learning rate tried"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes
+    ----------
+    batch_size : int
+    max_epochs : int
+    patience : int or None
+        Epochs without improvement after which the cool-down begins; None never stops early.
+    tolerance : float
+        Smallest gain that counts as an improvement, in nats per row.
+    learning_rate : float
+    prior_precision : float
+        Precision of the normal prior on weight matrices (whole data set, not per row).
+    open_ended : bool
+        Whether more calls are to follow, so that nothing is fitted to the length of this one.
+    """
+
+    batch_size: int
+    max_epochs: int
+    patience: int | None
+    tolerance: float
+    learning_rate: float
+    prior_precision: float = 0.0
+    open_ended: bool = False
+
+    def steps_per_epoch(self, n_rows: int) -> int:
+        """Steps of one pass over `n_rows` rows."""
+        return -(-n_rows // self.batch_size)
+
+    def with_patience(self, patience: int) -> Plan:
+        """The same plan with another patience."""
+        return replace(self, patience=patience)
+
+    def n_steps(self, n_rows: int) -> int:
+        """Most steps that a run over `n_rows` rows can take."""
+        return sys.maxsize if self.open_ended else self.max_epochs * self.steps_per_epoch(n_rows)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1 over the life of the model.
+    bound : float
+        Mean bound of the training rows during the epoch, in nats per row.
+    validation : float or None
+        Mean bound of the held-out rows after it.
+    learning_rate : float
+    seconds : float
+        Since this run began.
+    """
+
+    epoch: int
+    bound: float
+    validation: float | None
+    learning_rate: float
+    seconds: float
+
+
+class Observer(Protocol):
+    """Someone who follows training."""
+
+    def epoch_begins(self) -> None:
+        """Called before each epoch."""
+
+    def epoch_ends(self, report: EpochReport) -> bool:
+        """Called after each epoch; True asks to stop."""
+
+
+class TrainerState(NamedTuple):
+    """What a trainer needs beside the weights in order to go on where another one stopped.
+
+    Attributes
+    ----------
+    tensors : list of Tensor
+        State of the update rule, then the clock.
+    plateau : float
+        Learning rate of the plateau, which non-finite values may have lowered.
+    rows, noise : Tensor
+        States of the random generators.
+    n_epochs : int
+    """
+
+    tensors: list[Tensor]
+    plateau: float
+    rows: Tensor
+    noise: Tensor
+    n_epochs: int
+
+
+@dataclass
+class TrainingResult:
+    """What training leaves behind beside the weights.
+
+    Attributes
+    ----------
+    status : Status
+    bounds, validation_scores : list of float
+        One for each epoch, in nats per row.
+    n_halvings : int
+        How often the learning rate was halved after values that were not finite.
+    still_rising : bool
+        Whether the last tenth of the epochs still brought an improvement when they ran out.
+    """
+
+    status: Status
+    bounds: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    n_halvings: int = 0
+    still_rising: bool = False
+
+
+class Trainer:
+    """Model, bound, solver and random streams, ready to take epochs.
+
+    `train` may be called again and continues where the last call ended; `state` and `resume` do
+    the same across trainers.
+
+    Parameters
+    ----------
+    model : LatentVariableModel
+        Trained in place.
+    bound : Bound
+    solver : Solver
+    plan : Plan
+    streams : Streams
+    n_rows : int
+        Rows of the training set, for the weight of the prior on weights and the warm-up.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        bound: Bound,
+        solver: Solver,
+        plan: Plan,
+        streams: Streams,
+        n_rows: int,
+    ) -> None:
+        device = next(model.parameters()).device
+        steps_per_epoch = plan.steps_per_epoch(n_rows)
+        self.n_cooldown_epochs = -(-solver.cooldown_steps // steps_per_epoch)
+        self.warmup_epochs = -(-bound.n_warmup_steps // steps_per_epoch)
+        self.learning_rate = LearningRate(
+            plan.learning_rate,
+            min(solver.warmup_steps, plan.n_steps(n_rows) // 10),
+            self.n_cooldown_epochs * steps_per_epoch,
+            device,
+        )
+        self.step = TrainingStep(
+            model,
+            bound,
+            solver,
+            self.learning_rate,
+            prior_precision=plan.prior_precision / n_rows,
+        )
+        self.model = model
+        self.bound = bound
+        self.streams = streams
+        self.n_epochs = 0
+        self._repeating = False
+        self._rows_generator = streams.generator("rows")
+        self._noise_generator = streams.generator("noise", device)
+
+    def train(
+        self,
+        rows: Rows,
+        plan: Plan,
+        *,
+        validation: Rows | None = None,
+        observer: Observer | None = None,
+    ) -> TrainingResult:
+        """Train for at most ``plan.max_epochs`` epochs.
+
+        Parameters
+        ----------
+        rows : Rows
+        plan : Plan
+        validation : Rows or None
+            Held-out rows that decide which state is kept and when to stop; None means that the
+            training bound decides when to stop, and that the last state is kept.
+        observer : Observer or None
+
+        Raises
+        ------
+        FloatingPointError
+            If no epoch had a finite bound.
+        KeyboardInterrupt
+            If interrupted before the first epoch was finished.
+        """
+        result = TrainingResult(Status.MAX_EPOCHS)
+        began = time.perf_counter()
+        self.step.clock.cooldown_start.fill_(math.inf)
+        finite = self._snapshot()
+        best_state: list[Tensor] | None = None
+        best, reference = -math.inf, -math.inf
+        if validation is not None:
+            # The state before training competes too.
+            best = self.validate(validation)
+            if math.isfinite(best):
+                best_state = self._snapshot()
+                reference = best
+            else:
+                best = -math.inf
+        idle = 0
+        cooldown_left: int | None = None
+        try:
+            while len(result.bounds) < plan.max_epochs:
+                if observer is not None and not self._repeating:
+                    observer.epoch_begins()
+                bound = self._epoch(rows, plan.batch_size)
+                self._repeating = not math.isfinite(bound)
+                if self._repeating:
+                    self._restore(finite)
+                    if result.n_halvings == MAX_HALVINGS:
+                        result.status = Status.DIVERGED
+                        break
+                    result.n_halvings += 1
+                    self.learning_rate.plateau.mul_(0.5)
+                    continue
+                self.n_epochs += 1
+                finite = self._snapshot()
+                result.bounds.append(bound)
+                score = bound
+                if validation is not None:
+                    score = self.validate(validation)
+                    result.validation_scores.append(score)
+                    if score > best:
+                        best, best_state = score, finite
+                report = EpochReport(
+                    epoch=self.n_epochs,
+                    bound=bound,
+                    validation=score if validation is not None else None,
+                    learning_rate=float(self.learning_rate(self.step.clock)),
+                    seconds=time.perf_counter() - began,
+                )
+                if observer is not None and observer.epoch_ends(report):
+                    result.status = Status.STOPPED
+                    break
+                if cooldown_left is not None:
+                    cooldown_left -= 1
+                    if cooldown_left <= 0:
+                        result.status = Status.CONVERGED
+                        break
+                    continue
+                if score > reference + plan.tolerance:
+                    reference, idle = score, 0
+                elif len(result.bounds) > self.warmup_epochs:
+                    idle += 1
+                if plan.patience is not None and idle >= plan.patience:
+                    if self.n_cooldown_epochs == 0:
+                        result.status = Status.CONVERGED
+                        break
+                    cooldown_left = self.n_cooldown_epochs
+                    self.step.clock.cooldown_start.copy_(self.step.clock.step)
+        except KeyboardInterrupt:
+            if not result.bounds:
+                raise
+            # In the midst of an epoch the weights may be anything: take the last whole one.
+            self._restore(finite)
+            result.status = Status.INTERRUPTED
+        result.still_rising = (
+            result.status is Status.MAX_EPOCHS
+            and plan.patience is not None
+            and cooldown_left is None
+            and idle < max(1, len(result.bounds) // 10)
+        )
+        if best_state is not None:
+            self._restore(best_state, weights_only=True)
+        if result.status is Status.DIVERGED and not result.bounds:
+            raise FloatingPointError(Status.DIVERGED.value)
+        return result
+
+    def state(self) -> TrainerState:
+        """What another trainer of the same model needs in order to go on."""
+        return TrainerState(
+            [t.detach().cpu().clone() for t in self.step.state()[1:]],
+            float(self.learning_rate.plateau),
+            self._rows_generator.get_state(),
+            self._noise_generator.get_state(),
+            self.n_epochs,
+        )
+
+    def resume(self, state: TrainerState) -> None:
+        """Go on from the state of another trainer of the same model."""
+        for target, value in zip(self.step.state()[1:], state.tensors, strict=True):
+            target.copy_(value)
+        self.learning_rate.plateau.fill_(state.plateau)
+        self._rows_generator.set_state(state.rows)
+        self._noise_generator.set_state(state.noise)
+        self.n_epochs = state.n_epochs
+
+    def validate(self, rows: Rows) -> float:
+        """Mean bound of held-out rows, in nats per row, with the same noise at every call."""
+        n_rows = len(rows)
+        n_draws = min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
+        first = next(self.model.parameters())
+        generator = self.streams.generator("validation", first.device)
+        total = torch.zeros((), dtype=torch.float64, device=first.device)
+        with torch.no_grad():
+            for start in range(0, n_rows, VALIDATION_BATCH):
+                x = rows.slice(start, start + VALIDATION_BATCH)
+                noise = draw_noise(
+                    self.model.noise_spec(n_draws),
+                    len(x),
+                    generator=generator,
+                    dtype=first.dtype,
+                    device=first.device,
+                )
+                total += self.bound(self.model, Batch(x), noise).double().sum()
+        return float(total) / n_rows
+
+    def _epoch(self, rows: Rows, batch_size: int) -> float:
+        """One pass over the rows; mean bound of a row, NaN if anything was not finite."""
+        flat = self.step.flat
+        self.step.tally.zero_()
+        specs = self.model.noise_spec(self.bound.n_draws)
+        for batch in rows.batches(batch_size, self._rows_generator):
+            noise = draw_noise(
+                specs,
+                batch_size,
+                generator=self._noise_generator,
+                dtype=flat.data.dtype,
+                device=flat.data.device,
+            )
+            self.step(batch, noise)
+        # The only values that reach the host: one tally and one flag for each epoch.
+        total, n_rows = self.step.tally.tolist()
+        return total / n_rows if bool(torch.isfinite(flat.data).all()) else math.nan
+
+    def _snapshot(self) -> list[Tensor]:
+        return [t.clone() for t in self.step.state()]
+
+    def _restore(self, state: list[Tensor], *, weights_only: bool = False) -> None:
+        targets = self.step.state()
+        with torch.no_grad():
+            for target, value in zip(targets[:1] if weights_only else targets, state, strict=False):
+                target.copy_(value)

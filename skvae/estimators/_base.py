@@ -1,0 +1,324 @@
+"""What a fitted model answers: embeddings, likelihoods, reconstructions, draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skvae._core._batch import Batch, draw_noise
+from skvae._core._device import resolve_device, torch_dtype
+from skvae._core._random import MAX_SEED, Streams
+from skvae.estimators._fitting import FittedByBound
+from skvae.estimators._rows import compute_dtype, read_rows
+from skvae.estimators._transaction import infers
+from skvae.inference import importance_log_likelihood
+from skvae.models import LatentVariableModel
+
+# Working memory of a chunk of rows times draws, and the most rows of a chunk: beyond it the
+# activations leave the cache and nothing is gained.
+CHUNK_BYTES = 32 * 2**20
+MAX_CHUNK_ROWS = 4096
+
+
+class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound):
+    """Estimator with latent variables; not for direct use."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    @infers
+    def transform(self, X: Any) -> np.ndarray:
+        """Mean of the posterior q(z | x) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            Posterior means; the same for the same row at every call.
+        """
+        rows = self._read(X)
+        return self._by_rows(rows, 1, lambda model, batch: model.posterior(batch).mean)
+
+    @infers
+    def inverse_transform(self, Z: Any) -> np.ndarray:
+        """Mean of p(x | z) for given latent variables.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent variables, from ``transform`` or from anywhere else.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Expected rows, in the units of the training data.
+        """
+        check_is_fitted(self)
+        Z = check_array(Z, input_name="Z", dtype=[np.float64, np.float32], ensure_min_features=0)
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but {type(self).__name__} has n_components_="
+                f"{self.n_components_}. Pass what transform returns."
+            )
+        dtype, model = self._model_for(compute_dtype(Z))
+        device = next(model.parameters()).device
+        head = model.observation_head
+        out = np.empty((len(Z), self.n_features_in_), dtype=dtype)
+        for part in self._chunks(len(Z), 1):
+            z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
+            observation = model.generative(Batch(z), z.unsqueeze(0)).observation
+            out[part] = head.from_expectation(observation.expectation)[0].cpu().numpy()
+        return out
+
+    @infers
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-likelihood of each row, estimated by importance sampling.
+
+        The estimate is in expectation a lower bound that rises with `n_score_draws` to the
+        log-likelihood; with ``n_score_draws=1`` it is the evidence lower bound. The draws are
+        fixed at ``fit`` and shared by all rows, so that the score of a row depends on nothing but
+        the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            In nats, constants included, in the units of X: comparable with
+            :meth:`sklearn.decomposition.PCA.score_samples`.
+
+        References
+        ----------
+        Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders.
+        ICLR. Equation 8.
+        """
+        return self._by_shared_draws(X, importance_log_likelihood)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood of the rows, as estimated by ``score_samples``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        log_likelihood : float
+            In nats per row.
+        """
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+    @infers
+    def lower_bound(self, X: Any) -> np.ndarray:
+        """The bound that training maximises, for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_samples,)
+            In nats, constants included, in the units of X. Its expectation is taken over
+            `n_score_draws` draws.
+        """
+        check_is_fitted(self)
+        bound = self.objective_.build(1)
+        return self._by_shared_draws(X, bound)
+
+    @infers
+    def posterior_moments(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the posterior q(z | x) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        mean, standard_deviation : ndarray of shape (n_samples, n_components)
+            Of each latent variable.
+        """
+
+        def moments(model: LatentVariableModel, batch: Batch) -> Tensor:
+            q = model.posterior(batch)
+            return torch.stack([q.mean, q.variance.sqrt()], dim=1)
+
+        out = self._by_rows(self._read(X), 1, moments)
+        return out[:, 0], out[:, 1]
+
+    @infers
+    def sample_posterior(self, X: Any, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draws from the posterior q(z | x) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples_X, n_features)
+            Rows.
+        n_samples : int, default=1
+            Draws for each row.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_samples_X, n_components)
+            Draws.
+        """
+        rows = self._read(X)
+        n_samples = _positive_integer(n_samples, "n_samples")
+        generator = _generator(random_state)
+
+        def draw(model: LatentVariableModel, batch: Batch) -> Tensor:
+            noise = self._noise(model, model.noise_spec(n_samples), len(batch.x), generator)
+            return model.posterior(batch).rsample(noise).transpose(0, 1)
+
+        return np.ascontiguousarray(np.swapaxes(self._by_rows(rows, n_samples, draw), 0, 1))
+
+    @infers
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw rows from the model, observation noise included.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws. Each call with None gives other rows.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows, in the units of the training data.
+        """
+        check_is_fitted(self)
+        n_samples = _positive_integer(n_samples, "n_samples")
+        generator = _generator(random_state)
+        dtype, model = self._model_for(np.dtype(np.float32))
+        device = next(model.parameters()).device
+        on_device = generator
+        if device.type != "cpu":
+            on_device = torch.Generator(device).manual_seed(generator.initial_seed())
+        out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
+        for part in self._chunks(n_samples, 1):
+            n_rows = part.stop - part.start
+            noise = self._noise(model, model.prior_noise_spec(1), n_rows, generator)
+            z = model.sample_prior(None, noise)
+            x = model.generative(Batch(z), z).observation.sample(on_device)[0]
+            out[part] = model.observation_head.unstandardize(x).cpu().numpy()
+        return out
+
+    # -- how rows go through the model --------------------------------------------------------
+
+    def _read(self, X: Any) -> np.ndarray:
+        """Validated rows within the support of the likelihood."""
+        check_is_fitted(self)
+        rows = read_rows(self, X, reset=False)
+        self.likelihood_.check_support(rows, getattr(self, "feature_names_in_", None))
+        return rows
+
+    def _by_shared_draws(self, X: Any, function: Callable[..., Tensor]) -> np.ndarray:
+        """One value for each row, by a function of model, batch and noise shared by all rows."""
+        rows = self._read(X)
+        n_draws = self.n_score_draws if self.n_components_ else 1
+        noise: dict[str, Tensor] = {}
+
+        def value(model: LatentVariableModel, batch: Batch) -> Tensor:
+            if not noise:
+                # Drawn in float64 on the CPU whatever the device, one block with draws leading.
+                generator = Streams(self._seed).generator("scoring")
+                noise.update(self._noise(model, model.noise_spec(n_draws), 1, generator))
+            return function(model, batch, noise)
+
+        return self._by_rows(rows, n_draws, value)
+
+    def _by_rows(
+        self,
+        rows: np.ndarray,
+        n_draws: int,
+        function: Callable[[LatentVariableModel, Batch], Tensor],
+    ) -> np.ndarray:
+        """Results of `function` for all rows, computed chunk by chunk, in the dtype of answers."""
+        dtype, model = self._model_for(compute_dtype(rows))
+        device = next(model.parameters()).device
+        standardize = model.observation_head.standardize
+        out: np.ndarray | None = None
+        for part in self._chunks(len(rows), n_draws):
+            x = torch.from_numpy(np.array(rows[part])).to(device)
+            result = function(model, Batch(standardize(x).to(torch_dtype(dtype)))).cpu().numpy()
+            if out is None:
+                out = np.empty((len(rows), *result.shape[1:]), dtype=dtype)
+            out[part] = result
+        assert out is not None
+        return out
+
+    def _chunks(self, n_rows: int, n_draws: int) -> Iterator[slice]:
+        """Slices of rows whose activations fit in `CHUNK_BYTES`."""
+        widest = max((max(p.shape) for p in self.model_.parameters() if p.numel()), default=1)
+        step = min(MAX_CHUNK_ROWS, max(1, CHUNK_BYTES // (8 * n_draws * widest)))
+        for start in range(0, n_rows, step):
+            yield slice(start, min(start + step, n_rows))
+
+    def _model_for(self, dtype: np.dtype) -> tuple[np.dtype, LatentVariableModel]:
+        """Dtype of the answers to rows of `dtype`, and the model in it, on the device."""
+        first = next(self.model_.parameters())
+        fitted = np.dtype(np.float32 if first.dtype == torch.float32 else np.float64)
+        answer = np.promote_types(fitted, dtype)
+        device = resolve_device(self.device)
+        if answer == fitted and first.device == device:
+            return answer, self.model_
+        return answer, copy.deepcopy(self.model_).to(device=device, dtype=torch_dtype(answer))
+
+    @staticmethod
+    def _noise(
+        model: LatentVariableModel, specs: Any, n_rows: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Noise drawn in float64 on the CPU, then moved to where and what the model is."""
+        first = next(model.parameters())
+        noise = draw_noise(
+            specs,
+            n_rows,
+            generator=generator,
+            dtype=torch.float64,
+            device=torch.device("cpu"),
+        )
+        return {name: t.to(device=first.device, dtype=first.dtype) for name, t in noise.items()}
+
+
+def _generator(random_state: Any) -> torch.Generator:
+    """CPU generator seeded from scikit-learn's notion of a random state."""
+    seed = int(check_random_state(random_state).randint(MAX_SEED))
+    return torch.Generator().manual_seed(seed)
+
+
+def _positive_integer(value: Any, name: str) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1; got {value!r}.")
+    return int(value)

@@ -1,0 +1,407 @@
+"""Fitting by a bound: what every estimator does in ``fit`` and ``partial_fit``."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import abstractmethod
+from typing import Any, NamedTuple, Self
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skvae._core._batch import Batch, draw_noise
+from skvae._core._component import Component
+from skvae._core._device import resolve_device
+from skvae._core._flat import own_storage
+from skvae._core._random import MAX_SEED, Streams
+from skvae._core._sklearn import CallbackSupportMixin, _fit_context
+from skvae._core._summary import ColumnSummary
+from skvae.engine import Plan, Rows, Status, Trainer, TrainerState, TrainingResult
+from skvae.estimators._progress import Progress
+from skvae.estimators._rows import compute_dtype, hold_out, read_rows
+from skvae.estimators._transaction import all_or_nothing, trains
+from skvae.exceptions import PosteriorCollapseWarning
+from skvae.models import LatentVariableModel
+
+# A component is active where its posterior differs from the prior by more than this.
+ACTIVE_NATS = 0.01
+# Steps without improvement after which the cool-down begins, and the fewest epochs that may be.
+PATIENCE_STEPS = 3000
+MIN_PATIENCE = 3
+# Bounds of the automatic batch size, and the steps per epoch that it aims for between them.
+MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 32, 512, 24
+# The diagnostics after training look at no more rows than this, evenly spaced.
+MAX_DIAGNOSTIC_ROWS = 20_000
+DIAGNOSTIC_ROWS_AT_ONCE = 1024
+
+
+class Setup(NamedTuple):
+    """What training starts from."""
+
+    components: dict[str, Component]
+    model: LatentVariableModel
+    mean: np.ndarray
+    seed: int
+    state: TrainerState | None
+    n_epochs: int
+
+
+class FittedByBound(CallbackSupportMixin, BaseEstimator):
+    """Estimator that is trained by maximising a bound; not for direct use."""
+
+    # Names of the components whose change makes `warm_start` impossible.
+    _architecture = ("likelihood_", "prior_", "posterior_", "encoder_", "decoder_")
+
+    @abstractmethod
+    def _resolve_components(self) -> dict[str, Component]:
+        """The components that the parameters stand for, by name of fitted attribute."""
+
+    @abstractmethod
+    def _build_model(
+        self,
+        components: dict[str, Component],
+        n_components: int,
+        summary: ColumnSummary,
+        generator: torch.Generator,
+    ) -> LatentVariableModel:
+        """Model in float32 with freshly drawn weights."""
+
+    def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
+        """Model for fitted attributes read from a file, its weights still to be loaded."""
+        summary = ColumnSummary.blank(int(fitted["n_features_in_"]))
+        generator = torch.Generator()
+        model = self._build_model(fitted, int(fitted["n_components_"]), summary, generator)
+        return model.requires_grad_(False).eval()
+
+    def _set_state(self, fitted: dict[str, Any], model: LatentVariableModel) -> None:
+        """Take over fitted attributes and a model that were read from a file."""
+        if fitted.get("_trainer_state") is not None:
+            fitted["_trainer_state"] = TrainerState(*fitted["_trainer_state"])
+        vars(self).update(fitted)
+        self.model_ = model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for pickle and copy: as scikit-learn's, with the model on the CPU."""
+        state = dict(super().__getstate__())
+        model = state.get("model_")
+        if model is not None and next(model.parameters()).device.type != "cpu":
+            state["model_"] = copy.deepcopy(model).cpu()
+        return state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    @all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=True)
+    @trains
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the model to the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X is not acceptable (not numeric, not finite, outside the support of the
+            likelihood), or if a parameter is outside its allowed values. The estimator is then
+            as it was before the call.
+        """
+        continued = self.warm_start and self.__sklearn_is_fitted__()
+        rows = read_rows(self, X, reset=not continued)
+        return self._train(rows, X, y, continued=continued, partial=False)
+
+    @all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=True)
+    @trains
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train for one pass over the rows of X.
+
+        The first call fixes the location and scale of the columns and draws the initial weights,
+        so the rows given to it should be representative. `max_iter` and `early_stopping` do not
+        apply.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            A portion of the training rows.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+            The estimator, trained further.
+
+        Raises
+        ------
+        ValueError
+            As for ``fit``.
+        """
+        continued = self.__sklearn_is_fitted__()
+        rows = read_rows(self, X, reset=not continued)
+        return self._train(rows, X, y, continued=continued, partial=True)
+
+    def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
+        """Train on validated rows and set the fitted attributes, all at once at the end."""
+        setup = self._continue() if continued else self._begin(rows)
+        likelihood = setup.components["likelihood_"]
+        likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
+        if setup.model.latent_shape == (0,):
+            # The marginals of the columns, at which a model starts, are the maximum likelihood.
+            fitted = self._fitted_attributes(setup, setup.model, rows) | {"n_iter_": 1}
+            result, state = TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None
+        else:
+            result, state, fitted = self._run(setup, rows, X, y, partial=partial)
+        earlier = (self.lower_bounds_, self.validation_scores_) if continued else ([], [])
+        fitted |= {
+            "lower_bounds_": [*earlier[0], *result.bounds],
+            "validation_scores_": [*earlier[1], *result.validation_scores],
+            "_trainer_state": state if partial or self.warm_start else None,
+        }
+        vars(self).pop("noise_variance_", None)
+        vars(self).update(fitted)
+        if not partial:
+            self._warn(result)
+        return self
+
+    def _begin(self, rows: np.ndarray) -> Setup:
+        """Components and a model for rows seen for the first time."""
+        components = {name: clone(c) for name, c in self._resolve_components().items()}
+        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
+        n_components = self.n_components
+        if n_components is None:
+            n_components = min(rows.shape)
+        seed = int(check_random_state(self.random_state).randint(MAX_SEED))
+        summary = components["likelihood_"].summarize(rows)
+        self._check_moments(summary)
+        generator = Streams(seed).generator("init")
+        model = self._build_model(components, int(n_components), summary, generator)
+        model = model.to(resolve_device(self.device))
+        return Setup(components, model, summary.mean, seed, None, 0)
+
+    def _continue(self) -> Setup:
+        """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
+        components = {name: clone(c) for name, c in self._resolve_components().items()}
+        changed = [
+            name.removesuffix("_")
+            for name in self._architecture
+            if joblib.hash(components[name]) != joblib.hash(getattr(self, name))
+        ]
+        if self.n_components not in (None, self.n_components_):
+            changed.insert(0, "n_components")
+        if changed:
+            raise ValueError(
+                f"The fitted model cannot be trained further, since {', '.join(changed)} changed "
+                "after it was fitted. Restore the earlier value, or fit a new estimator "
+                "(warm_start=False)."
+            )
+        model = copy.deepcopy(self.model_)
+        model = model.to(device=resolve_device(self.device), dtype=torch.float32)
+        return Setup(components, model, self.mean_, self._seed, self._trainer_state, self.n_iter_)
+
+    def _run(
+        self, setup: Setup, rows: np.ndarray, X: Any, y: Any, *, partial: bool
+    ) -> tuple[TrainingResult, TrainerState, dict[str, Any]]:
+        """Train the model of `setup`; result, state for going on, fitted attributes."""
+        model, streams = setup.model, Streams(setup.seed)
+        training_index = validation_index = None
+        if self.early_stopping and not partial:
+            training_index, validation_index = hold_out(
+                len(rows), self.validation_fraction, streams.generator("validation")
+            )
+        device = next(model.parameters()).device
+        training, validation = (
+            Rows(
+                rows,
+                model.observation_head.standardize,
+                index=index,
+                dtype=torch.float32,
+                device=device,
+            )
+            for index in (training_index, validation_index)
+        )
+        plan = self._plan(len(training), partial=partial)
+        bound = setup.components["objective_"].build(plan.n_steps(len(training)))
+        model.requires_grad_(True)
+        trainer = Trainer(model, bound, setup.components["solver_"], plan, streams, len(training))
+        trainer.n_epochs = setup.n_epochs
+        if setup.state is not None:
+            trainer.resume(setup.state)
+
+        def attributes_now() -> dict[str, Any]:
+            fitted = self._fitted_attributes(setup, own_storage(copy.deepcopy(model)), rows)
+            return fitted | {"n_iter_": trainer.n_epochs}
+
+        progress = Progress(self, X, y, verbose=self.verbose, attributes=attributes_now)
+        try:
+            result = trainer.train(
+                training,
+                plan,
+                validation=validation if validation_index is not None else None,
+                observer=progress,
+            )
+        except FloatingPointError as error:
+            raise ValueError(
+                "Training produced non-finite values from the first epoch on, at every learning "
+                f"rate tried below learning_rate_init={self.learning_rate_init}. Look for NaN or "
+                "extreme values in X."
+            ) from error
+        progress.training_ends(result.status)
+        state = trainer.state()
+        fitted = self._fitted_attributes(setup, own_storage(model), rows)
+        progress.fit_ends()
+        return result, state, fitted | {"n_iter_": trainer.n_epochs}
+
+    def _plan(self, n_rows: int, *, partial: bool) -> Plan:
+        """How to train on `n_rows` rows, from the parameters."""
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            target = min(max(n_rows // STEPS_PER_EPOCH, MIN_BATCH), MAX_BATCH)
+            # Batches of equal size rather than a small remainder.
+            batch_size = -(-n_rows // -(-n_rows // target))
+        plan = Plan(
+            batch_size=min(int(batch_size), n_rows),
+            max_epochs=1 if partial else int(self.max_iter),
+            patience=None,
+            tolerance=float(self.tol),
+            learning_rate=float(self.learning_rate_init),
+            prior_precision=float(self.alpha),
+            open_ended=partial,
+        )
+        if partial:
+            return plan
+        patience = self.n_iter_no_change
+        if patience == "auto":
+            patience = max(MIN_PATIENCE, -(-PATIENCE_STEPS // plan.steps_per_epoch(n_rows)))
+        return plan.with_patience(int(patience))
+
+    def _fitted_attributes(
+        self, setup: Setup, model: LatentVariableModel, rows: np.ndarray
+    ) -> dict[str, Any]:
+        """Fitted attributes for a trained model; `model` is taken over."""
+        diagnostics = _diagnose(model, setup, rows)
+        model.requires_grad_(False)
+        model.eval()
+        if compute_dtype(rows) == np.float64:
+            # float32 inference depends on which rows share a batch; float64 answers do not.
+            model.to(torch.float64)
+        return {
+            **setup.components,
+            **diagnostics,
+            "model_": model,
+            "mean_": setup.mean,
+            "n_components_": model.latent_shape[0],
+            "_seed": setup.seed,
+        }
+
+    def _check_moments(self, summary: ColumnSummary) -> None:
+        """Refuse columns whose mean or scale is not finite (``assume_finite`` lets NaN in)."""
+        finite = np.isfinite(summary.mean) & np.isfinite(summary.scale)
+        if finite.all():
+            return
+        column = int(np.flatnonzero(~finite)[0])
+        names = getattr(self, "feature_names_in_", None)
+        name = f"{column}" if names is None else f"'{names[column]}' (index {column})"
+        raise ValueError(
+            f"X needs finite values; column {name} has mean {summary.mean[column]} and standard "
+            f"deviation {summary.scale[column]}. Remove or replace NaN and infinity."
+        )
+
+    def _warn(self, result: TrainingResult) -> None:
+        """Say what a user should act on."""
+        messages = []
+        if result.n_halvings:
+            messages.append(
+                f"The bound was not finite {result.n_halvings} times; training stepped back and "
+                f"halved the learning rate each time"
+                + (", and gave up. " if result.status is Status.DIVERGED else ". ")
+                + "Look for outliers in X, or lower learning_rate_init."
+            )
+        if result.status is Status.INTERRUPTED:
+            messages.append("Training was interrupted; the best state so far is kept.")
+        if result.still_rising:
+            messages.append(
+                f"The lower bound was still rising after max_iter={self.max_iter} epochs. "
+                "Increase max_iter."
+            )
+        for message in messages:
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        if self.n_components_ and not self.active_components_.any():
+            warnings.warn(
+                "No latent component is active: the posterior equals the prior for all rows. "
+                "Either the columns share no structure, or training was too short (max_iter) or "
+                "its rate too high (learning_rate_init).",
+                PosteriorCollapseWarning,
+                stacklevel=2,
+            )
+
+
+def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dict[str, Any]:
+    """Mean bound, divergence of each component and noise variance, on the training rows."""
+    first = next(model.parameters())
+    n_rows = len(rows)
+    index = None
+    if n_rows > MAX_DIAGNOSTIC_ROWS:
+        index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
+    source = Rows(
+        rows,
+        model.observation_head.standardize,
+        index=index,
+        dtype=first.dtype,
+        device=first.device,
+    )
+    bound = setup.components["objective_"].build(1)
+    generator = Streams(setup.seed).generator("validation", first.device)
+    totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "noise": None}
+    means = []
+    with torch.no_grad():
+        for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
+            batch = Batch(source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE))
+            noise = draw_noise(
+                model.noise_spec(bound.n_draws),
+                len(batch.x),
+                generator=generator,
+                dtype=first.dtype,
+                device=first.device,
+            )
+            totals["bound"] += float(bound(model, batch, noise).double().sum())
+            q = model.posterior(batch)
+            prior, observation = model.generative(batch, q.mean.unsqueeze(0))
+            means.append(q.mean.double())
+            kl = prior.kl_per_component(q)
+            totals["kl"] = None if kl is None else totals["kl"] + kl.double().sum(0)
+            variance = observation.head.noise_variance(observation.params)
+            if variance is not None:
+                variance = variance.double().expand(1, len(batch.x), -1).sum((0, 1))
+                totals["noise"] = (
+                    variance if totals["noise"] is None else totals["noise"] + variance
+                )
+    spread = torch.cat(means).var(0, correction=0).cpu().numpy()
+    if totals["kl"] is None:
+        kl_per_component, active = np.full(len(spread), np.nan), spread > ACTIVE_NATS
+    else:
+        kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
+        active = kl_per_component > ACTIVE_NATS
+    result = {
+        "lower_bound_": totals["bound"] / len(source),
+        "kl_per_component_": kl_per_component,
+        "active_components_": active,
+    }
+    if totals["noise"] is not None:
+        result["noise_variance_"] = totals["noise"].cpu().numpy() / len(source)
+    return result

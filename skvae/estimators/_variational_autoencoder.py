@@ -1,0 +1,262 @@
+"""The variational autoencoder for scikit-learn."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+
+from skvae._core._component import Component, resolve
+from skvae._core._sklearn import HasMethods, Interval, StrOptions
+from skvae._core._summary import ColumnSummary
+from skvae.estimators._base import LatentVariableEstimator
+from skvae.likelihoods import Likelihood
+from skvae.models import LatentVariableModel, build_autoencoder
+from skvae.networks import MLP
+from skvae.networks._mlp import ACTIVATIONS
+from skvae.objectives import Objective
+from skvae.posteriors import Posterior
+from skvae.priors import Prior
+from skvae.solvers import Solver
+
+
+class VariationalAutoencoder(LatentVariableEstimator):
+    """Variational autoencoder: a nonlinear factor analysis with a likelihood.
+
+    Each row x has a few latent variables z with a normal prior; a decoder network gives the
+    distribution of x given z, and an encoder network approximates the distribution of z given x.
+    Both are trained together by maximising a lower bound on the log-likelihood (auto-encoding
+    variational Bayes).
+
+    It takes the place of :class:`~sklearn.decomposition.PCA` and
+    :class:`~sklearn.decomposition.FactorAnalysis` in pipelines, grid searches and
+    cross-validation, and its ``score`` is comparable with theirs, to the nat.
+
+    Parameters
+    ----------
+    n_components : int or None, default=2
+        Number of latent variables. 0 models each column by itself; None means
+        ``min(n_samples, n_features)``.
+    hidden_layer_sizes : tuple of int or int, default=(128,)
+        Widths of the hidden layers of the encoder; the decoder has the same in reverse. With
+        ``()`` both are linear. Used where `encoder` or `decoder` is None.
+    activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
+        Activation of the hidden layers. Used where `encoder` or `decoder` is None.
+    encoder, decoder : network component or None, default=None
+        Architecture, for instance :class:`~skvae.networks.MLP`; None means an MLP of
+        `hidden_layer_sizes` and `activation`.
+    likelihood : {"gaussian", "bernoulli"} or likelihood component, default="gaussian"
+        Distribution of a column given the latent variables. "gaussian" is for real values (columns
+        are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
+        ones.
+    prior : {"normal"} or prior component, default="normal"
+        Distribution of the latent variables.
+    posterior : {"diagonal"} or posterior component, default="diagonal"
+        Family that approximates the distribution of the latent variables given a row.
+    objective : {"sgvb"} or objective component, default="sgvb"
+        Bound that training maximises; number of draws, form and weight of the divergence are
+        parameters of :class:`~skvae.objectives.SGVB`.
+    init : {"random"}, default="random"
+        Where training starts: weights drawn at random, with the columns at their marginals.
+    solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
+        How parameters follow the gradient.
+    learning_rate_init : float, default=1e-3
+        Learning rate after its warm-up and before its cool-down.
+    alpha : float, default=0.0
+        Precision of a normal prior on the entries of the weight matrices of both networks
+        (maximum a posteriori estimation; 1 in Kingma and Welling, 2014).
+    batch_size : int or "auto", default="auto"
+        Rows of a training step. "auto" aims at 24 steps per epoch, with 32 to 512 rows each.
+    max_iter : int, default=1000
+        Most epochs, an epoch being one pass over the training rows.
+    early_stopping : bool, default=True
+        Whether a share of the rows is held out, to decide when to stop and which state to keep.
+        Where the share has fewer than 5 rows, or with False, all rows are trained on and training
+        stops when the training bound does not improve.
+    validation_fraction : float, default=0.1
+        Share of the rows to hold out.
+    n_iter_no_change : int or "auto", default="auto"
+        Epochs without improvement after which the learning rate is cooled down and training ends.
+        "auto" is as many epochs as 3000 steps take, and 3 at least.
+    tol : float, default=1e-3
+        Smallest gain that counts as an improvement, in nats per row.
+    n_score_draws : int, default=100
+        Draws of z for each row in ``score_samples`` and ``lower_bound``. With more draws the
+        estimate of the log-likelihood rises towards it; with 1 it is a lower bound.
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on training the fitted model.
+    verbose : int, default=0
+        Whether to print the progress of training.
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, the order of rows, the noise and the scoring draws. An int
+        makes ``fit`` reproducible; the global generators are then not touched.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number of latent variables.
+    mean_ : ndarray of shape (n_features,)
+        Mean of each column of the training rows.
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of the observation noise, in the units of X squared, averaged over the training
+        rows where it is predicted. Only with a Gaussian likelihood.
+    n_iter_ : int
+        Epochs that were run.
+    lower_bound_ : float
+        Mean bound of the training rows after training, in nats per row.
+    lower_bounds_ : list of float
+        Mean bound of the training rows during each epoch, in nats per row.
+    validation_scores_ : list of float
+        Mean bound of the held-out rows after each epoch, in nats per row; empty if there were
+        none.
+    kl_per_component_ : ndarray of shape (n_components,)
+        Mean divergence of each latent variable's posterior from its prior, in nats: what the
+        component tells about a row. 0 means that it is not used.
+    active_components_ : ndarray of shape (n_components,)
+        Whether the divergence exceeds 0.01 nats.
+    model_ : torch.nn.Module
+        The trained model.
+    likelihood_, prior_, posterior_, objective_, solver_, encoder_, decoder_ : component
+        What the parameters of these names were resolved to.
+    n_features_in_ : int
+        Number of columns seen during ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns seen during ``fit``, where all are strings.
+
+    See Also
+    --------
+    sklearn.decomposition.FactorAnalysis : The linear model with the same noise.
+    sklearn.decomposition.PCA : The linear model with isotropic noise.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR.
+
+    Rezende, D. J., Mohamed, S. and Wierstra, D. (2014). Stochastic backpropagation and approximate
+    inference in deep generative models. ICML.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VariationalAutoencoder
+    >>> X = load_iris().data
+    >>> vae = VariationalAutoencoder(n_components=2, max_iter=50, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (150, 2)
+    >>> vae.sample(3, random_state=0).shape
+    (3, 4)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        "n_components": [Interval(Integral, 0, None, closed="left"), None],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "encoder": [HasMethods("build"), None],
+        "decoder": [HasMethods("build"), None],
+        "likelihood": [StrOptions(set(Likelihood.shorthands())), HasMethods("build")],
+        "prior": [StrOptions(set(Prior.shorthands())), HasMethods("build")],
+        "posterior": [StrOptions(set(Posterior.shorthands())), HasMethods("build")],
+        "objective": [StrOptions(set(Objective.shorthands())), HasMethods("build")],
+        "init": [StrOptions({"random"})],
+        "solver": [StrOptions(set(Solver.shorthands())), HasMethods("build")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_score_draws": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        hidden_layer_sizes=(128,),
+        activation="relu",
+        encoder=None,
+        decoder=None,
+        likelihood="gaussian",
+        prior="normal",
+        posterior="diagonal",
+        objective="sgvb",
+        init="random",
+        solver="adam",
+        learning_rate_init=1e-3,
+        alpha=0.0,
+        batch_size="auto",
+        max_iter=1000,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change="auto",
+        tol=1e-3,
+        n_score_draws=100,
+        device="auto",
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.prior = prior
+        self.posterior = posterior
+        self.objective = objective
+        self.init = init
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.n_score_draws = n_score_draws
+        self.device = device
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _resolve_components(self) -> dict[str, Component]:
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        encoder = MLP(hidden_layer_sizes=sizes, activation=self.activation)
+        decoder = MLP(hidden_layer_sizes=sizes[::-1], activation=self.activation)
+        return {
+            "likelihood_": resolve(self.likelihood, Likelihood),
+            "prior_": resolve(self.prior, Prior),
+            "posterior_": resolve(self.posterior, Posterior),
+            "objective_": resolve(self.objective, Objective),
+            "solver_": resolve(self.solver, Solver),
+            "encoder_": encoder if self.encoder is None else self.encoder,
+            "decoder_": decoder if self.decoder is None else self.decoder,
+        }
+
+    def _build_model(
+        self,
+        components: dict[str, Any],
+        n_components: int,
+        summary: ColumnSummary,
+        generator: torch.Generator,
+    ) -> LatentVariableModel:
+        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
+        return build_autoencoder(
+            n_latent=n_components,
+            summary=summary,
+            dtype=torch.float32,
+            generator=generator,
+            **{name: components[f"{name}_"] for name in names},
+        )

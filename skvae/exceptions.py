@@ -1,0 +1,22 @@
+"""Errors and warnings that a user can catch."""
+
+from __future__ import annotations
+
+
+class SkvaeError(Exception):
+    """Base of the errors that skvae raises on its own account."""
+
+
+class SupportError(SkvaeError, ValueError):
+    """X holds a value to which the likelihood gives no density.
+
+    Also a ``ValueError``, which is what scikit-learn raises for bad input.
+    """
+
+
+class FileFormatError(SkvaeError, ValueError):
+    """A file is not a saved skvae estimator, is damaged, or needs a newer skvae."""
+
+
+class PosteriorCollapseWarning(UserWarning):
+    """No latent component carries information about the rows: the posterior equals the prior."""

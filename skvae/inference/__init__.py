@@ -1,0 +1,3 @@
+"""Inference after training, on top of the model protocol alone."""
+
+from skvae.inference._importance import importance_log_likelihood, log_weights

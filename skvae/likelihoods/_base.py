@@ -1,0 +1,199 @@
+"""What a likelihood is: a component, the head it builds, and the value the head returns.
+
+To write one, subclass `Likelihood` (hyperparameters, support, `build`) and `ObservationHead`
+(the density of one entry, a draw, an expectation). Masks, sums over columns and the axis of draws
+are dealt with here, once, and never by the author of a likelihood.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skvae._core._batch import NoiseSpec
+from skvae._core._component import Component
+from skvae._core._summary import CHUNK_BYTES, ColumnSummary
+from skvae.exceptions import SupportError
+
+
+class Likelihood(Component, ABC, kind="likelihood"):
+    """Component that says how the columns are distributed given the latent variables."""
+
+    @abstractmethod
+    def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
+        """Head for columns with the given summary, its parameters in `dtype`.
+
+        Raises
+        ------
+        ValueError
+            If a hyperparameter is outside its allowed values or does not fit the columns.
+        """
+
+    def summarize(self, X: np.ndarray) -> ColumnSummary:
+        """Summary of the columns as the head will see them."""
+        return ColumnSummary.of(X)
+
+    def invalid(self, X: np.ndarray) -> np.ndarray | None:
+        """Entries of `X` outside the support, as booleans of its shape; None if none can be."""
+        return None
+
+    def support_hint(self) -> tuple[str, str]:
+        """What values are needed, and what to do about others; for the error message."""
+        return "finite values", "Remove or replace the value."
+
+    def check_support(self, X: np.ndarray, feature_names: Sequence[str] | None = None) -> None:
+        """Raise an error that names the first column and value outside the support.
+
+        Raises
+        ------
+        SupportError
+            If `X` holds a value to which the likelihood gives no density.
+        """
+        n_rows, n_columns = X.shape
+        step = max(1, CHUNK_BYTES // (8 * max(1, n_columns)))
+        for start in range(0, n_rows, step):
+            chunk = X[start : start + step]
+            bad = self.invalid(chunk)
+            if bad is None:
+                return
+            if not bad.any():
+                continue
+            row, column = np.argwhere(bad)[0]
+            name = f"'{feature_names[column]}' " if feature_names is not None else ""
+            index = f"(index {column})" if name else f"{column}"
+            needed, remedy = self.support_hint()
+            raise SupportError(
+                f"likelihood={self._as_typed()} needs {needed}; column {name}{index} holds "
+                f"{chunk[row, column]!s} in row {start + row}. {remedy}"
+            )
+
+    def _as_typed(self) -> str:
+        """The likelihood as a user would have typed it."""
+        changed = {k: v for k, v in self.get_params(deep=False).items() if v is not None}
+        default = type(self)().get_params(deep=False)
+        if self.shorthand and all(
+            v is default.get(k) or np.array_equal(v, default.get(k)) for k, v in changed.items()
+        ):
+            return repr(self.shorthand)
+        return repr(self)
+
+
+class ObservationHead(nn.Module, ABC):
+    """Density of rows given decoder outputs.
+
+    Rows come in two forms: in the *units of the user*, and in the *units of the head*, which
+    `standardize` and `unstandardize` relate. Everything between them works in the units of the
+    head, but `log_prob_columns` is the log-density **of the user's rows**: the Jacobian of
+    `standardize` is part of it.
+
+    Attributes
+    ----------
+    n_columns : int
+        Columns of X.
+    n_outputs : int
+        Decoder outputs. The first `n_location_outputs` of them place the distribution (means,
+        logits, log-rates) and receive the decoder's linear path.
+    n_location_outputs : int
+    n_features : int
+        Width of what the encoder reads.
+    float64_buffers : tuple of str
+        Names of buffers that stay in float64 whatever the dtype of the module: float32 has no
+        digits left for a location of 1e8 and a scale of 1.
+    """
+
+    n_columns: int
+    n_outputs: int
+    n_location_outputs: int
+    n_features: int
+    float64_buffers: tuple[str, ...] = ()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ObservationHead:
+        exact = {name: getattr(self, name) for name in self.float64_buffers}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Rows in the units of the head, from rows (n_rows, n_columns) in the user's units."""
+        return x
+
+    def unstandardize(self, x: Tensor) -> Tensor:
+        """Rows in the user's units, from rows (..., n_columns) in the units of the head."""
+        return x
+
+    def noise_spec(self) -> dict[str, NoiseSpec]:
+        """Randomness that `observe` needs."""
+        return {}
+
+    def observe(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """Rows as this step sees them; by default `x` itself."""
+        return x
+
+    @abstractmethod
+    def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the encoder reads, (n_rows, n_features); 0 where `mask` is 0."""
+
+    @abstractmethod
+    def initial_outputs(self) -> Tensor:
+        """Decoder outputs (n_outputs,) at which the density is that of the column's marginal."""
+
+    @abstractmethod
+    def params_from(self, outputs: Tensor) -> Any:
+        """Parameters of the density, from decoder outputs (n_draws, n_rows, n_outputs)."""
+
+    @abstractmethod
+    def log_prob_columns(self, params: Any, x: Tensor) -> Tensor:
+        """Log-density of each entry, (n_draws, n_rows, n_columns), in nats of the user's rows.
+
+        Parameters
+        ----------
+        params : as returned by `params_from`
+        x : Tensor of shape (n_rows, n_columns)
+            In the units of the head.
+        """
+
+    @abstractmethod
+    def sample(self, params: Any, generator: torch.Generator) -> Tensor:
+        """Draw of rows (n_draws, n_rows, n_columns), in the units of the head."""
+
+    @abstractmethod
+    def expectation(self, params: Any) -> Tensor:
+        """Expectation that determines `from_expectation`; linear, so draws may be averaged."""
+
+    @abstractmethod
+    def from_expectation(self, expectation: Tensor) -> Tensor:
+        """Columns in the user's units that an (averaged) expectation stands for."""
+
+    def noise_variance(self, params: Any) -> Tensor | None:
+        """Variance of the observation noise in the user's units squared; None if it has none."""
+        return None
+
+
+class Observation(NamedTuple):
+    """Value: the density of rows given the latent draws of one batch."""
+
+    head: ObservationHead
+    params: Any
+
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density of the observed entries of each row, (n_draws, n_rows), in nats."""
+        columns = self.head.log_prob_columns(self.params, x)
+        if mask is not None:
+            # `where`, not a product: 0 * inf under a mask would be NaN.
+            columns = torch.where(mask > 0, columns, torch.zeros_like(columns))
+        return columns.sum(-1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw of rows in the units of the head."""
+        return self.head.sample(self.params, generator)
+
+    @property
+    def expectation(self) -> Tensor:
+        """Expectation as the head defines it."""
+        return self.head.expectation(self.params)

@@ -1,0 +1,104 @@
+"""The variational autoencoder: one layer of latent variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from skvae._core._batch import Batch, NoiseSpec
+from skvae._core._summary import ColumnSummary
+from skvae.likelihoods._base import Likelihood, Observation, ObservationHead
+from skvae.models._base import Generative, LatentVariableModel
+from skvae.networks._base import Network, NetworkHead
+from skvae.networks._mlp import MLP
+from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
+from skvae.priors._base import Prior, PriorHead
+
+
+class Autoencoder(LatentVariableModel):
+    """Encoder, posterior, prior, decoder and likelihood, wired.
+
+    The heads of posterior and prior are called `posterior_head` and `prior_head`: a child module
+    named ``posterior`` would be hidden by the method.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_latent: int,
+        encoder: NetworkHead,
+        posterior_head: PosteriorHead,
+        prior_head: PriorHead,
+        decoder: NetworkHead,
+        observation_head: ObservationHead,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = (n_latent,)
+        self.encoder = encoder
+        self.posterior_head = posterior_head
+        self.prior_head = prior_head
+        self.decoder = decoder
+        self.observation_head = observation_head
+
+    def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        return self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
+
+    def posterior(self, batch: Batch) -> PosteriorDistribution:
+        features = self.observation_head.features(batch.x, batch.mask)
+        return self.posterior_head(self.encoder(features))
+
+    def generative(self, batch: Batch, z: Tensor) -> Generative:
+        head = self.observation_head
+        return Generative(self.prior_head(), Observation(head, head.params_from(self.decoder(z))))
+
+    def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        return self.prior_head.noise_spec(n_draws)
+
+    def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
+        return self.prior_head().sample(noise)
+
+
+def build_autoencoder(
+    *,
+    n_latent: int,
+    summary: ColumnSummary,
+    likelihood: Likelihood,
+    prior: Prior,
+    posterior: Posterior,
+    encoder: Network,
+    decoder: Network,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> Autoencoder:
+    """Autoencoder with freshly drawn weights that starts at the marginals of the columns."""
+    observation_head = likelihood.build(summary, dtype)
+    posterior_head = posterior.build(n_latent, dtype)
+    prior_head = prior.build(n_latent, dtype)
+    if n_latent == 0:
+        # Nothing to encode and nothing to decode from: the model is the marginals of the columns.
+        encoder = decoder = MLP(hidden_layer_sizes=())
+    encoder_head = encoder.build(
+        observation_head.n_features,
+        posterior_head.n_outputs,
+        n_location_outputs=posterior_head.n_location_outputs,
+        dtype=dtype,
+        generator=generator,
+    )
+    decoder_head = decoder.build(
+        n_latent,
+        observation_head.n_outputs,
+        n_location_outputs=observation_head.n_location_outputs,
+        dtype=dtype,
+        generator=generator,
+    )
+    decoder_head.start_at(observation_head.initial_outputs())
+    return Autoencoder(
+        n_latent=n_latent,
+        encoder=encoder_head,
+        posterior_head=posterior_head,
+        prior_head=prior_head,
+        decoder=decoder_head,
+        observation_head=observation_head,
+    )

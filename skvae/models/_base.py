@@ -1,0 +1,71 @@
+"""The protocol: two questions that every latent variable model answers.
+
+``posterior(batch)`` is what the model believes about z given the rows; ``generative(batch, z)``
+is the prior of z and the distribution of the rows given z. Bounds, importance sampling,
+generation and all that follows are written once on top of these two.
+
+Axes: z is (n_draws, n_rows, *latent_shape); log quantities of a draw are (n_draws, n_rows). The
+draw axis is always there, and the row axis of noise may have length 1 (noise shared by all rows).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from skvae._core._batch import Batch, NoiseSpec
+from skvae.likelihoods._base import Observation, ObservationHead
+from skvae.posteriors._base import PosteriorDistribution
+from skvae.priors._base import PriorDistribution
+
+
+class Generative(NamedTuple):
+    """p(z) and p(x | z) along the draws z."""
+
+    prior: PriorDistribution
+    observation: Observation
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """Model of rows x with latent variables z.
+
+    Attributes
+    ----------
+    latent_shape : tuple of int
+    observation_head : ObservationHead
+    """
+
+    latent_shape: tuple[int, ...]
+    observation_head: ObservationHead
+
+    @abstractmethod
+    def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        """All randomness that a step with `n_draws` draws needs."""
+
+    @abstractmethod
+    def posterior(self, batch: Batch) -> PosteriorDistribution:
+        """q(z | x) of each row."""
+
+    @abstractmethod
+    def generative(self, batch: Batch, z: Tensor) -> Generative:
+        """p(z) and p(x | z) along the draws z."""
+
+    @abstractmethod
+    def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        """Randomness that `sample_prior` needs."""
+
+    @abstractmethod
+    def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
+        """Draws z from the prior (given the batch's context, where the model has one)."""
+
+    def observe(self, batch: Batch, noise: Mapping[str, Tensor]) -> Batch:
+        """The batch as this step sees it (dynamic binarisation and the like)."""
+        return batch._replace(x=self.observation_head.observe(batch.x, noise))
+
+    def log_joint(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x | z) of each draw, both (n_draws, n_rows), in nats."""
+        prior, observation = self.generative(batch, z)
+        return prior.log_prob(z), observation.log_prob(batch.x, batch.mask)

@@ -1,0 +1,210 @@
+"""Multilayer perceptron with a linear path beside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from skvae._core._sklearn import StrOptions
+from skvae.networks._base import Network, NetworkHead
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "logistic": torch.sigmoid,
+    "relu": torch.relu,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "tanh": torch.tanh,
+}
+
+# Variance of the weights times the fan-in, so that activity neither dies nor explodes with depth
+# (He et al., 2015); 1 is Glorot's choice for activations that are linear around 0.
+_GAIN = {"relu": 2.0, "elu": 1.5, "gelu": 2.0, "silu": 2.0, "softplus": 1.0}
+
+
+class MLP(Network, shorthand="mlp"):
+    """Multilayer perceptron, with a linear path from its inputs to its location outputs.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(128,)
+        Widths of the hidden layers, first to last. With ``()`` there is no network: the location
+        outputs are linear in the inputs and the other outputs constant.
+    activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
+        Activation of the hidden layers.
+    linear_path : bool, default=True
+        Whether the inputs also reach the location outputs (means, logits, log-rates) through a
+        matrix of their own. It is what makes factor analysis a special case of the model.
+    initial_scale : float or None, default=None
+        Standard deviation of the initial weights, biases included, as in Kingma and Welling
+        (2014), who use 0.01. None scales each layer by its fan-in, with zero biases.
+
+    References
+    ----------
+    He, K., Zhang, X., Ren, S. and Sun, J. (2015). Delving deep into rectifiers. ICCV.
+
+    Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR. Appendix C.
+
+    Examples
+    --------
+    >>> from skvae import VariationalAutoencoder
+    >>> from skvae.networks import MLP
+    >>> VariationalAutoencoder(decoder=MLP(hidden_layer_sizes=(64, 64), activation="tanh"))
+    VariationalAutoencoder(decoder=MLP(activation='tanh',
+                                       hidden_layer_sizes=(64, 64)))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "linear_path": ["boolean"],
+        "initial_scale": [None, float],
+    }
+
+    def __init__(
+        self,
+        *,
+        hidden_layer_sizes: tuple[int, ...] = (128,),
+        activation: str = "relu",
+        linear_path: bool = True,
+        initial_scale: float | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.linear_path = linear_path
+        self.initial_scale = initial_scale
+
+    def build(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        *,
+        n_location_outputs: int,
+        dtype: torch.dtype,
+        generator: torch.Generator,
+    ) -> MLPHead:
+        """Network with freshly drawn weights."""
+        self.check_parameters()
+        sizes = tuple(self.hidden_layer_sizes)
+        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+            raise ValueError(
+                "hidden_layer_sizes must hold positive integers, one for each hidden layer; got "
+                f"{self.hidden_layer_sizes!r}."
+            )
+        if self.initial_scale is not None and not 0 <= self.initial_scale < math.inf:
+            raise ValueError(
+                f"initial_scale must be None, or finite and >= 0; got {self.initial_scale!r}."
+            )
+        head = MLPHead(
+            n_inputs,
+            tuple(int(size) for size in sizes),
+            n_outputs,
+            n_location_outputs=n_location_outputs if self.linear_path else 0,
+            activation=self.activation,
+            dtype=dtype,
+        )
+        head.initialize_(generator, self.initial_scale)
+        return head
+
+
+class Linear(nn.Module):
+    """Affine map ``inputs @ weight + bias``, with the weight stored as (n_inputs, n_outputs).
+
+    Stored this way the gradient of a narrow layer's weight is one product in the order that the
+    kernels like: 5 to 6 times faster than the transpose on the layers next to a small latent.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, *, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_inputs, n_outputs, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype)) if bias else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(0, -2)
+        if self.bias is None:
+            outputs = flat @ self.weight
+        else:
+            outputs = torch.addmm(self.bias, flat, self.weight)
+        return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+    def initialize_(
+        self, generator: torch.Generator, *, gain: float, scale: float | None = None
+    ) -> None:
+        """Draw the weights anew: normal with variance gain / n_inputs, or of the given scale."""
+        n_inputs = self.weight.shape[0]
+        if self.weight.numel() == 0:
+            return
+        deviation = math.sqrt(gain / n_inputs) if scale is None else scale
+        with torch.no_grad():
+            self.weight.normal_(0.0, deviation, generator=generator)
+            if self.bias is not None and scale is not None:
+                self.bias.normal_(0.0, scale, generator=generator)
+
+
+class MLPHead(NetworkHead):
+    """Layers, and the linear path where there is one.
+
+    With no hidden layer and a linear path, the only other parameter is a bias: two parallel
+    linear maps would be one too many.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        hidden_layer_sizes: tuple[int, ...],
+        n_outputs: int,
+        *,
+        n_location_outputs: int,
+        activation: str,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.n_location_outputs = n_location_outputs
+        self.n_outputs = n_outputs
+        widths = (n_inputs, *hidden_layer_sizes)
+        self.hidden = nn.ModuleList(
+            Linear(a, b, bias=True, dtype=dtype) for a, b in itertools.pairwise(widths)
+        )
+        self.linear_path = (
+            Linear(n_inputs, n_location_outputs, bias=False, dtype=dtype)
+            if n_location_outputs
+            else None
+        )
+        bias_only = not hidden_layer_sizes and self.linear_path is not None
+        self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        activate = ACTIVATIONS[self.activation]
+        hidden = inputs
+        for layer in self.hidden:
+            hidden = activate(layer(hidden))
+        # A last layer without inputs (no hidden layer beside the linear path) is its bias alone.
+        outputs = self.output(hidden[..., : self.output.weight.shape[0]])
+        if self.linear_path is None:
+            return outputs
+        linear = self.linear_path(inputs)
+        if self.n_location_outputs == self.n_outputs:
+            return outputs + linear
+        return outputs + functional.pad(linear, (0, self.n_outputs - self.n_location_outputs))
+
+    def initialize_(self, generator: torch.Generator, scale: float | None) -> None:
+        """Draw all weights anew."""
+        gain = _GAIN.get(self.activation, 1.0)
+        for layer in self.hidden:
+            layer.initialize_(generator, gain=gain, scale=scale)
+        self.output.initialize_(generator, gain=1.0, scale=scale)
+        if self.linear_path is not None:
+            self.linear_path.initialize_(generator, gain=1.0, scale=scale)
+
+    def start_at(self, outputs: Tensor) -> None:
+        with torch.no_grad():
+            self.output.bias.add_(outputs.to(self.output.bias.dtype))

@@ -1,0 +1,4 @@
+"""Objectives: lower bounds on the log-likelihood of each row."""
+
+from skvae.objectives._base import Objective
+from skvae.objectives._sgvb import SGVB

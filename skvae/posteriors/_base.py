@@ -1,0 +1,71 @@
+"""What a posterior is: a component, its head, and the distribution that the head returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from skvae._core._batch import NoiseSpec
+from skvae._core._component import Component
+
+
+class Posterior(Component, ABC, kind="posterior"):
+    """Component that names the family of q(z | x)."""
+
+    @abstractmethod
+    def build(self, n_latent: int, dtype: torch.dtype) -> PosteriorHead:
+        """Head for `n_latent` latent variables."""
+
+
+class PosteriorHead(nn.Module, ABC):
+    """Map from encoder outputs to a distribution of z for each row.
+
+    Attributes
+    ----------
+    n_outputs : int
+        Encoder outputs. The first `n_location_outputs` place the distribution and receive the
+        encoder's linear path.
+    n_location_outputs : int
+    """
+
+    n_outputs: int
+    n_location_outputs: int
+
+    @abstractmethod
+    def forward(self, outputs: Tensor) -> PosteriorDistribution:
+        """Distribution of z for each row, from encoder outputs (n_rows, n_outputs)."""
+
+    @abstractmethod
+    def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        """Randomness that ``rsample`` needs."""
+
+
+class PosteriorDistribution(ABC):
+    """q(z | x) of the rows of one batch, as a value."""
+
+    mean: Tensor
+    variance: Tensor
+
+    @abstractmethod
+    def rsample(self, noise: Mapping[str, Tensor]) -> Tensor:
+        """Draws z (n_draws, n_rows, *latent_shape), a differentiable function of `noise`."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density (n_draws, n_rows) of draws z, in nats."""
+
+    @abstractmethod
+    def detach(self) -> PosteriorDistribution:
+        """The same distribution with its parameters held constant."""
+
+    def entropy(self) -> Tensor | None:
+        """Entropy of each row's distribution, (n_rows,), in nats; None if it has no closed form."""
+        return None
+
+    def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Draws and their log-densities; a family may compute both from the noise at once."""
+        z = self.rsample(noise)
+        return z, self.log_prob(z)

@@ -1,0 +1,4 @@
+"""Priors p(z): the distribution of the latent variables before a row is seen."""
+
+from skvae.priors._base import Prior
+from skvae.priors._normal import StandardNormalPrior
