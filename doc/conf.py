@@ -56,15 +56,15 @@ sphinx_gallery_conf = {
 # matplotlib warns once for each picture that sphinx-gallery draws without a display.
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
-_REF_WITH_TITLE = re.compile(r":ref:`([^`<]+?)\s*<[^`>]+>`")
-_REF = re.compile(r":ref:`([^`]+)`")
+_WITH_TITLE = re.compile(r":(?:ref|term):`([^`<]+?)\s*<[^`>]+>`")
+_PLAIN = re.compile(r":(?:ref|term):`([^`]+)`")
 
 
 def _plain_references(app, what, name, obj, options, lines):
-    """Turn references into scikit-learn's own manual, in inherited docstrings, into plain text."""
+    """Turn references into scikit-learn's manual, in inherited docstrings, into plain text."""
     if not (getattr(obj, "__module__", None) or "").startswith("sklearn."):
         return
-    lines[:] = [_REF.sub(r"\1", _REF_WITH_TITLE.sub(r"\1", line)) for line in lines]
+    lines[:] = [_PLAIN.sub(r"\1", _WITH_TITLE.sub(r"\1", line)) for line in lines]
 
 
 def setup(app):

@@ -44,7 +44,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     >>> import tempfile, os, skvae
     >>> from sklearn.datasets import load_iris
     >>> X = load_iris().data
-    >>> vae = skvae.VariationalAutoencoder(max_iter=20, random_state=0).fit(X)
+    >>> vae = skvae.VariationalAutoencoder(random_state=0).fit(X)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "iris.skvae")
     ...     skvae.save(vae, path)

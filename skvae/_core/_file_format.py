@@ -138,8 +138,8 @@ class Reader:
             return [self.decode(v) for v in value]
         if not isinstance(value, dict):
             return value
-        kind = next(iter(value), None)
-        content = value.get(kind)
+        kind = next(iter(value), "")
+        content: Any = value.get(kind)
         try:
             match kind:
                 case "array":

@@ -59,24 +59,24 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return self._by_rows(rows, 1, lambda model, batch: model.posterior(batch).mean)
 
     @infers
-    def inverse_transform(self, Z: Any) -> np.ndarray:
+    def inverse_transform(self, X: Any) -> np.ndarray:
         """Mean of p(x | z) for given latent variables.
 
         Parameters
         ----------
-        Z : array-like of shape (n_samples, n_components)
+        X : array-like of shape (n_samples, n_components)
             Latent variables, from ``transform`` or from anywhere else.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        X_original : ndarray of shape (n_samples, n_features)
             Expected rows, in the units of the training data.
         """
         check_is_fitted(self)
-        Z = check_array(Z, input_name="Z", dtype=[np.float64, np.float32], ensure_min_features=0)
+        Z = check_array(X, input_name="X", dtype=[np.float64, np.float32], ensure_min_features=0)
         if Z.shape[1] != self.n_components_:
             raise ValueError(
-                f"Z has {Z.shape[1]} columns, but {type(self).__name__} has n_components_="
+                f"X has {Z.shape[1]} columns, but {type(self).__name__} has n_components_="
                 f"{self.n_components_}. Pass what transform returns."
             )
         dtype, model = self._model_for(compute_dtype(Z))

@@ -123,7 +123,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         What the parameters of these names were resolved to.
     n_features_in_ : int
         Number of columns seen during ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns seen during ``fit``, where all are strings.
 
     See Also
@@ -143,7 +143,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
     >>> from sklearn.datasets import load_iris
     >>> from skvae import VariationalAutoencoder
     >>> X = load_iris().data
-    >>> vae = VariationalAutoencoder(n_components=2, max_iter=50, random_state=0).fit(X)
+    >>> vae = VariationalAutoencoder(n_components=2, random_state=0).fit(X)
     >>> vae.transform(X).shape
     (150, 2)
     >>> vae.sample(3, random_state=0).shape

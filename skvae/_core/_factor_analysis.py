@@ -1,0 +1,158 @@
+"""Maximum-likelihood factor analysis of standardised columns, from their second moments.
+
+The start of training: a Gaussian model whose networks are switched off *is* factor analysis, and
+its maximum likelihood can be had in milliseconds by expectation maximisation, extrapolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# Extrapolated EM stops when a cycle gains less than this, in nats per row, or after this many.
+EM_TOLERANCE = 1e-7
+MAX_CYCLES = 500
+# Alternations that find where EM starts, and the shares of variance that they begin with as noise.
+START_CYCLES = 10
+START_SHARES = (1.0, 0.1)
+
+
+class Factors(NamedTuple):
+    """Factor analysis x = W z + noise, rotated so that the posterior covariance is diagonal.
+
+    Attributes
+    ----------
+    loadings : ndarray of shape (n_columns, n_factors)
+        W; the columns of ``diag(noise)^(-1/2) W`` are orthogonal, longest first.
+    noise : ndarray of shape (n_columns,)
+        Variances of the noise.
+    log_likelihood : float
+        Mean over the rows, in nats per row.
+    """
+
+    loadings: np.ndarray
+    noise: np.ndarray
+    log_likelihood: float
+
+
+Times = Callable[[np.ndarray], np.ndarray]
+
+
+def factor_analysis(
+    times: Times, diagonal: np.ndarray, n_factors: int, *, floor: float, seed: int
+) -> Factors:
+    """Maximum-likelihood factor analysis.
+
+    Expectation maximisation (Rubin and Thayer, 1982) on loadings and log-variances, each cycle
+    extrapolated by SQUAREM (Varadhan and Roland, 2008) where that raises the likelihood.
+
+    Parameters
+    ----------
+    times : callable
+        ``times(B)`` is ``S @ B`` for the covariance S of the columns and B of shape
+        (n_columns, m), so that S need not exist.
+    diagonal : ndarray of shape (n_columns,)
+        Diagonal of S, positive.
+    n_factors : int
+        At least 1.
+    floor : float
+        Smallest noise variance, as a share of the diagonal.
+    seed : int
+        For the random subspace from which the start is found.
+
+    References
+    ----------
+    Rubin, D. B. and Thayer, D. T. (1982). EM algorithms for ML factor analysis. Psychometrika 47.
+
+    Varadhan, R. and Roland, C. (2008). Simple and globally convergent methods for accelerating
+    the convergence of any EM algorithm. Scandinavian Journal of Statistics 35.
+    """
+    em = _ExpectationMaximisation(times, diagonal, floor)
+    rng = np.random.default_rng(seed)
+    # The likelihood has local optima at which one column takes a factor for itself. Starting from
+    # noise that is all of the variance, and from little noise, finds different ones.
+    runs = [_accelerated(em, em.start(n_factors, share, rng)) for share in START_SHARES]
+    likelihood, theta = max(runs, key=lambda run: run[0])
+    return em.factors(theta, likelihood)
+
+
+def _accelerated(em: _ExpectationMaximisation, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """Log-likelihood and state at which extrapolated EM ends from a given state."""
+    likelihood, theta_1 = em.step(theta)
+    for _ in range(MAX_CYCLES):
+        before = likelihood
+        likelihood_1, theta_2 = em.step(theta_1)
+        first, change = theta_1 - theta, theta_2 - 2.0 * theta_1 + theta
+        ratio = float(np.linalg.norm(first)) / max(float(np.linalg.norm(change)), 1e-300)
+        length = -max(ratio, 1.0)
+        far = em.bounded(theta - 2.0 * length * first + length**2 * change)
+        likelihood, following = em.step(far)
+        if likelihood >= likelihood_1:
+            theta, theta_1 = far, following
+        else:
+            theta = theta_2
+            likelihood, theta_1 = em.step(theta)
+        if abs(likelihood - before) < EM_TOLERANCE:
+            break
+    return likelihood, theta
+
+
+class _ExpectationMaximisation:
+    """EM for factor analysis; a state is one array, loadings and then log-variances."""
+
+    def __init__(self, times: Times, diagonal: np.ndarray, floor: float) -> None:
+        self.times = times
+        self.diagonal = diagonal
+        self.low, self.high = np.log(floor * diagonal), np.log(diagonal)
+
+    def start(self, n_factors: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """A few alternations of loadings given the noise and noise given the loadings.
+
+        The loadings that maximise the likelihood for given noise are the leading eigenvectors of
+        the covariance in units of the noise; a subspace iteration follows them. The noise begins
+        as `share` of each column's variance.
+        """
+        p = len(self.diagonal)
+        noise = share * self.diagonal
+        basis = rng.standard_normal((p, min(p, n_factors + 8)))
+        for _ in range(START_CYCLES):
+            scale = np.sqrt(noise)[:, None]
+            basis, _ = np.linalg.qr(self.times(basis / scale) / scale)
+            product = self.times(basis / scale) / scale
+            values, vectors = np.linalg.eigh(basis.T @ product)
+            basis = basis @ vectors[:, ::-1]
+            size = np.sqrt(np.maximum(values[::-1][:n_factors] - 1.0, 1e-3))
+            loadings = scale * basis[:, :n_factors] * size
+            noise = np.maximum(self.diagonal - np.square(loadings).sum(1), 1e-4 * self.diagonal)
+        return np.column_stack([loadings, np.log(noise)])
+
+    def bounded(self, theta: np.ndarray) -> np.ndarray:
+        """State with its log-variances between the floor and the diagonal."""
+        theta = theta.copy()
+        theta[:, -1] = np.clip(theta[:, -1], self.low, self.high)
+        return theta
+
+    def step(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log-likelihood of a state (mean over the rows, in nats), and the next state."""
+        loadings, noise = theta[:, :-1], np.exp(theta[:, -1])
+        p, k = loadings.shape
+        weighted = loadings / noise[:, None]
+        precision = np.eye(k) + loadings.T @ weighted
+        beta = np.linalg.solve(precision, weighted.T)
+        cross = self.times(beta.T)
+        second = np.eye(k) - beta @ loadings + beta @ cross
+        _, log_det = np.linalg.slogdet(precision)
+        trace = np.sum(self.diagonal / noise) - np.sum(weighted * cross)
+        likelihood = -0.5 * (p * np.log(2.0 * np.pi) + theta[:, -1].sum() + log_det + trace)
+        new_loadings = np.linalg.solve(second.T, cross.T).T
+        new_noise = self.diagonal - np.sum(new_loadings * cross, axis=1)
+        log_noise = np.log(np.maximum(new_noise, np.exp(self.low)))
+        return float(likelihood), np.column_stack([new_loadings, log_noise])
+
+    def factors(self, theta: np.ndarray, likelihood: float) -> Factors:
+        """State as factors, rotated."""
+        loadings, noise = theta[:, :-1], np.exp(theta[:, -1])
+        _, vectors = np.linalg.eigh(loadings.T @ (loadings / noise[:, None]))
+        return Factors(loadings @ vectors[:, ::-1], noise, likelihood)
