@@ -27,6 +27,7 @@ class ColumnSummary(NamedTuple):
     n_rows: int
 
     @classmethod
+    @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it
     def of(
         cls, X: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> ColumnSummary:
@@ -75,4 +76,6 @@ def _chunks(
     step = max(1, CHUNK_BYTES // (8 * max(1, n_columns)))
     for start in range(0, n_rows, step):
         chunk = X[start : start + step]
-        yield (chunk if transform is None else transform(chunk)).astype(np.float64)
+        # The order of memory decides the order of a sum: rows from a DataFrame (stored by column)
+        # are to have the moments of the same rows in an array, bit for bit.
+        yield (chunk if transform is None else transform(chunk)).astype(np.float64, order="C")

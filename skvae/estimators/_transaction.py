@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def trains(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        with _own_contexts(), torch.enable_grad():
             return method(*args, **kwargs)
 
     return wrapped
@@ -45,7 +46,19 @@ def infers(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with torch.device("cpu"), torch.inference_mode(False), torch.no_grad():
+        with _own_contexts(), torch.no_grad():
             return method(*args, **kwargs)
 
     return wrapped
+
+
+def _own_contexts() -> ExitStack:
+    """Contexts that shut out those of the caller: device, inference mode, automatic precision."""
+    stack = ExitStack()
+    if torch.get_default_device().type != "cpu":
+        # Not otherwise: the context intercepts every call of torch, a quarter of a small fit.
+        stack.enter_context(torch.device("cpu"))
+    stack.enter_context(torch.inference_mode(False))
+    for device_type in ("cpu", "cuda"):
+        stack.enter_context(torch.autocast(device_type, enabled=False))
+    return stack
