@@ -60,6 +60,20 @@ class Component(BaseEstimator):
         self._validate_params()
 
 
-def resolve(value: str | Component, kind: type[Component]) -> Component:
-    """Component that `value` stands for: a new one for a shorthand, else `value` itself."""
-    return kind.shorthands()[value]() if isinstance(value, str) else value
+def resolve(value: str | Component, kind: type[Component], name: str) -> Component:
+    """Component that the parameter `name` stands for: a new one for a shorthand, else `value`.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not a component of this kind.
+    """
+    if isinstance(value, str):
+        return kind.shorthands()[value]()
+    if not isinstance(value, kind):
+        known = ", ".join(sorted(cls.__name__ for cls in kind.shorthands().values()))
+        raise ValueError(
+            f"{name}={value!r} is not a {kind.kind} component. Pass an instance of one, such as "
+            f"{known}."
+        )
+    return value

@@ -11,12 +11,36 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Extrapolated EM stops when a cycle gains less than this, in nats per row, or after this many.
+# Extrapolated EM stops when a cycle gains less than this, in nats per row.
 EM_TOLERANCE = 1e-7
-MAX_CYCLES = 500
+# Cycles after which the best of several starts is chosen and followed to the end.
+TRIAL_CYCLES = 20
+# Up to this many columns all eigenvectors are computed; a subspace iteration finds the leading ones
+# of more.
+DENSE_COLUMNS = 512
+SUBSPACE_ITERATIONS = 12
 # Alternations that find where EM starts, and the shares of variance that they begin with as noise.
 START_CYCLES = 10
 START_SHARES = (1.0, 0.1)
+
+
+class SecondMoments(NamedTuple):
+    """Second moments of columns of mean zero, as an operator.
+
+    Attributes
+    ----------
+    times : callable
+        ``times(B)`` is ``S @ B`` for the covariance S and B of shape (n_columns, m), so that S
+        need not exist.
+    diagonal : ndarray of shape (n_columns,)
+        Diagonal of S.
+    max_cycles : int
+        Most cycles that an iteration may take, each of a few products.
+    """
+
+    times: Callable[[np.ndarray], np.ndarray]
+    diagonal: np.ndarray
+    max_cycles: int = 300
 
 
 class Factors(NamedTuple):
@@ -28,21 +52,13 @@ class Factors(NamedTuple):
         W; the columns of ``diag(noise)^(-1/2) W`` are orthogonal, longest first.
     noise : ndarray of shape (n_columns,)
         Variances of the noise.
-    log_likelihood : float
-        Mean over the rows, in nats per row.
     """
 
     loadings: np.ndarray
     noise: np.ndarray
-    log_likelihood: float
 
 
-Times = Callable[[np.ndarray], np.ndarray]
-
-
-def factor_analysis(
-    times: Times, diagonal: np.ndarray, n_factors: int, *, floor: float, seed: int
-) -> Factors:
+def factor_analysis(moments: SecondMoments, n_factors: int, *, floor: float, seed: int) -> Factors:
     """Maximum-likelihood factor analysis.
 
     Expectation maximisation (Rubin and Thayer, 1982) on loadings and log-variances, each cycle
@@ -50,11 +66,8 @@ def factor_analysis(
 
     Parameters
     ----------
-    times : callable
-        ``times(B)`` is ``S @ B`` for the covariance S of the columns and B of shape
-        (n_columns, m), so that S need not exist.
-    diagonal : ndarray of shape (n_columns,)
-        Diagonal of S, positive.
+    moments : SecondMoments
+        Their diagonal is positive.
     n_factors : int
         At least 1.
     floor : float
@@ -69,19 +82,76 @@ def factor_analysis(
     Varadhan, R. and Roland, C. (2008). Simple and globally convergent methods for accelerating
     the convergence of any EM algorithm. Scandinavian Journal of Statistics 35.
     """
-    em = _ExpectationMaximisation(times, diagonal, floor)
+    em = _ExpectationMaximisation(moments, floor)
     rng = np.random.default_rng(seed)
     # The likelihood has local optima at which one column takes a factor for itself. Starting from
     # noise that is all of the variance, and from little noise, finds different ones.
-    runs = [_accelerated(em, em.start(n_factors, share, rng)) for share in START_SHARES]
-    likelihood, theta = max(runs, key=lambda run: run[0])
-    return em.factors(theta, likelihood)
+    runs = [
+        _accelerated(em, em.start(n_factors, share, rng), min(TRIAL_CYCLES, moments.max_cycles))
+        for share in START_SHARES
+    ]
+    _, theta = _accelerated(em, max(runs, key=lambda run: run[0])[1], moments.max_cycles)
+    return rotated(theta[:, :-1], np.exp(theta[:, -1]))
 
 
-def _accelerated(em: _ExpectationMaximisation, theta: np.ndarray) -> tuple[float, np.ndarray]:
+def principal_components(
+    moments: SecondMoments, n_factors: int, *, floor: float, seed: int
+) -> Factors:
+    """Probabilistic PCA: maximum likelihood with one noise variance for all columns.
+
+    References
+    ----------
+    Tipping, M. E. and Bishop, C. M. (1999). Probabilistic principal component analysis. Journal of
+    the Royal Statistical Society B 61.
+    """
+    p = len(moments.diagonal)
+    values, _ = _leading(moments, np.ones(p), n_factors, seed)
+    total = float(moments.diagonal.sum())
+    rest = (total - float(values.sum())) / max(p - n_factors, 1)
+    variance = max(rest, floor * total / p, np.finfo(float).tiny)
+    return loadings_for_noise(moments, np.full(p, variance), n_factors, seed=seed)
+
+
+def loadings_for_noise(
+    moments: SecondMoments, noise: np.ndarray, n_factors: int, *, seed: int
+) -> Factors:
+    """Maximum-likelihood loadings for given noise variances of shape (n_columns,).
+
+    Directions in which the data vary less than the noise get no loadings.
+    """
+    values, vectors = _leading(moments, noise, n_factors, seed)
+    size = np.sqrt(np.maximum(values - 1.0, 0.0))
+    return Factors(np.sqrt(noise)[:, None] * vectors * size, noise)
+
+
+def rotated(loadings: np.ndarray, noise: np.ndarray) -> Factors:
+    """The same model with its factors turned so that the posterior covariance is diagonal."""
+    _, vectors = np.linalg.eigh(loadings.T @ (loadings / noise[:, None]))
+    return Factors(loadings @ vectors[:, ::-1], noise)
+
+
+def _leading(
+    moments: SecondMoments, noise: np.ndarray, n_factors: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues, and their vectors, of the covariance in units of the noise."""
+    p = len(noise)
+    scale = np.sqrt(noise)[:, None]
+    if p <= DENSE_COLUMNS:
+        values, vectors = np.linalg.eigh(moments.times(np.diag(1.0 / scale[:, 0])) / scale)
+        return values[::-1][:n_factors], vectors[:, ::-1][:, :n_factors]
+    basis = np.random.default_rng(seed).standard_normal((p, min(p, n_factors + 10)))
+    for _ in range(SUBSPACE_ITERATIONS):
+        basis, _ = np.linalg.qr(moments.times(basis / scale) / scale)
+    values, vectors = np.linalg.eigh(basis.T @ (moments.times(basis / scale) / scale))
+    return values[::-1][:n_factors], (basis @ vectors[:, ::-1])[:, :n_factors]
+
+
+def _accelerated(
+    em: _ExpectationMaximisation, theta: np.ndarray, n_cycles: int
+) -> tuple[float, np.ndarray]:
     """Log-likelihood and state at which extrapolated EM ends from a given state."""
     likelihood, theta_1 = em.step(theta)
-    for _ in range(MAX_CYCLES):
+    for _ in range(n_cycles):
         before = likelihood
         likelihood_1, theta_2 = em.step(theta_1)
         first, change = theta_1 - theta, theta_2 - 2.0 * theta_1 + theta
@@ -102,10 +172,9 @@ def _accelerated(em: _ExpectationMaximisation, theta: np.ndarray) -> tuple[float
 class _ExpectationMaximisation:
     """EM for factor analysis; a state is one array, loadings and then log-variances."""
 
-    def __init__(self, times: Times, diagonal: np.ndarray, floor: float) -> None:
-        self.times = times
-        self.diagonal = diagonal
-        self.low, self.high = np.log(floor * diagonal), np.log(diagonal)
+    def __init__(self, moments: SecondMoments, floor: float) -> None:
+        self.times, self.diagonal, _ = moments
+        self.low, self.high = np.log(floor * self.diagonal), np.log(self.diagonal)
 
     def start(self, n_factors: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """A few alternations of loadings given the noise and noise given the loadings.
@@ -150,9 +219,3 @@ class _ExpectationMaximisation:
         new_noise = self.diagonal - np.sum(new_loadings * cross, axis=1)
         log_noise = np.log(np.maximum(new_noise, np.exp(self.low)))
         return float(likelihood), np.column_stack([new_loadings, log_noise])
-
-    def factors(self, theta: np.ndarray, likelihood: float) -> Factors:
-        """State as factors, rotated."""
-        loadings, noise = theta[:, :-1], np.exp(theta[:, -1])
-        _, vectors = np.linalg.eigh(loadings.T @ (loadings / noise[:, None]))
-        return Factors(loadings @ vectors[:, ::-1], noise, likelihood)

@@ -51,7 +51,10 @@ class TrainingStep:
         self.model = model
         self.bound = bound
         self.flat = FlatParameters(model)
-        self.rule = solver.build(self.flat.data, self.flat.is_weight)
+        self.rules = [
+            (part, factor, solver.build(self.flat.data[part], self.flat.is_weight[part]))
+            for part, factor in self.flat.groups
+        ]
         self.clip_norm = solver.clip_norm
         self.learning_rate = learning_rate
         self.prior_precision = prior_precision
@@ -79,9 +82,12 @@ class TrainingStep:
             if self.clip_norm is not None:
                 norm = torch.linalg.vector_norm(gradient)
                 gradient.mul_((self.clip_norm / (norm + 1e-12)).clamp(max=1.0))
-            self.rule.update_(flat.data, gradient, self.learning_rate(self.clock), self.clock.step)
+            rate = self.learning_rate(self.clock)
+            for part, factor, rule in self.rules:
+                rule.update_(flat.data[part], gradient[part], factor * rate, self.clock.step)
             self.clock.tick()
 
     def state(self) -> list[Tensor]:
         """Everything that training carries from step to step, as tensors."""
-        return [self.flat.data, *self.rule.state, *self.clock]
+        rules = [tensor for _, _, rule in self.rules for tensor in rule.state]
+        return [self.flat.data, *rules, *self.clock]

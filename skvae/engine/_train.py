@@ -29,6 +29,8 @@ from skvae.solvers._base import LearningRate, Solver
 VALIDATION_DRAWS = 2000
 MAX_VALIDATION_DRAWS = 16
 VALIDATION_BATCH = 1024
+# How many standard errors of its held-out gain training must beat a rival start by.
+STANDARD_ERRORS = 1.0
 # Halvings of the learning rate after non-finite values before training gives up.
 MAX_HALVINGS = 10
 
@@ -58,6 +60,9 @@ class Plan:
     learning_rate : float
     prior_precision : float
         Precision of the normal prior on weight matrices (whole data set, not per row).
+    start_is_rival : bool
+        Whether the state before training is a model in its own right, which training has to beat
+        on the held-out rows by more than sampling error.
     open_ended : bool
         Whether more calls are to follow, so that nothing is fitted to the length of this one.
     """
@@ -68,6 +73,7 @@ class Plan:
     tolerance: float
     learning_rate: float
     prior_precision: float = 0.0
+    start_is_rival: bool = False
     open_ended: bool = False
 
     def steps_per_epoch(self, n_rows: int) -> int:
@@ -149,6 +155,9 @@ class TrainingResult:
         One for each epoch, in nats per row.
     n_halvings : int
         How often the learning rate was halved after values that were not finite.
+    kept_start : bool
+        Whether the state before training was kept, training having brought no gain beyond
+        sampling error.
     still_rising : bool
         Whether the last tenth of the epochs still brought an improvement when they ran out.
     """
@@ -158,6 +167,7 @@ class TrainingResult:
     validation_scores: list[float] = field(default_factory=list)
     n_halvings: int = 0
     still_rising: bool = False
+    kept_start: bool = False
 
 
 class Trainer:
@@ -244,9 +254,11 @@ class Trainer:
         finite = self._snapshot()
         best_state: list[Tensor] | None = None
         best, reference = -math.inf, -math.inf
+        start_bounds = None
         if validation is not None:
             # The state before training competes too.
-            best = self.validate(validation)
+            start_bounds = self.validate(validation)
+            best = float(start_bounds.mean())
             if math.isfinite(best):
                 best_state = self._snapshot()
                 reference = best
@@ -273,7 +285,7 @@ class Trainer:
                 result.bounds.append(bound)
                 score = bound
                 if validation is not None:
-                    score = self.validate(validation)
+                    score = float(self.validate(validation).mean())
                     result.validation_scores.append(score)
                     if score > best:
                         best, best_state = score, finite
@@ -317,6 +329,8 @@ class Trainer:
         )
         if best_state is not None:
             self._restore(best_state, weights_only=True)
+            if plan.start_is_rival and validation is not None:
+                result.kept_start = not _beats(self.validate(validation), start_bounds)
         if result.status is Status.DIVERGED and not result.bounds:
             raise FloatingPointError(Status.DIVERGED.value)
         return result
@@ -340,13 +354,13 @@ class Trainer:
         self._noise_generator.set_state(state.noise)
         self.n_epochs = state.n_epochs
 
-    def validate(self, rows: Rows) -> float:
-        """Mean bound of held-out rows, in nats per row, with the same noise at every call."""
+    def validate(self, rows: Rows) -> Tensor:
+        """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
         n_rows = len(rows)
         n_draws = min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
         first = next(self.model.parameters())
         generator = self.streams.generator("validation", first.device)
-        total = torch.zeros((), dtype=torch.float64, device=first.device)
+        parts = []
         with torch.no_grad():
             for start in range(0, n_rows, VALIDATION_BATCH):
                 x = rows.slice(start, start + VALIDATION_BATCH)
@@ -357,8 +371,8 @@ class Trainer:
                     dtype=first.dtype,
                     device=first.device,
                 )
-                total += self.bound(self.model, Batch(x), noise).double().sum()
-        return float(total) / n_rows
+                parts.append(self.bound(self.model, Batch(x), noise).double())
+        return torch.cat(parts)
 
     def _epoch(self, rows: Rows, batch_size: int) -> float:
         """One pass over the rows; mean bound of a row, NaN if anything was not finite."""
@@ -386,3 +400,10 @@ class Trainer:
         with torch.no_grad():
             for target, value in zip(targets[:1] if weights_only else targets, state, strict=False):
                 target.copy_(value)
+
+
+def _beats(bounds: Tensor, rival: Tensor) -> bool:
+    """Whether the mean of paired differences exceeds its standard error by `STANDARD_ERRORS`."""
+    gain = bounds - rival
+    error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.new_tensor(math.inf)
+    return bool(gain.mean() > STANDARD_ERRORS * error)

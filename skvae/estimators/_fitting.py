@@ -21,12 +21,20 @@ from skvae._core._flat import own_storage
 from skvae._core._random import MAX_SEED, Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
-from skvae.engine import Plan, Rows, Status, Trainer, TrainerState, TrainingResult
+from skvae.engine import (
+    Plan,
+    Rows,
+    Status,
+    Trainer,
+    TrainerState,
+    TrainingResult,
+    residual_moments,
+)
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import compute_dtype, hold_out, read_rows
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.models import LatentVariableModel
+from skvae.models import LatentVariableModel, start_linear_
 
 # A component is active where its posterior differs from the prior by more than this.
 ACTIVE_NATS = 0.01
@@ -216,7 +224,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     def _run(
         self, setup: Setup, rows: np.ndarray, X: Any, y: Any, *, partial: bool
-    ) -> tuple[TrainingResult, TrainerState, dict[str, Any]]:
+    ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
@@ -235,7 +243,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
             for index in (training_index, validation_index)
         )
-        plan = self._plan(len(training), partial=partial)
+        started = self.init == "linear" and setup.n_epochs == 0 and self._start(setup, training)
+        if started and self.early_stopping and not partial and validation_index is None:
+            # Too few rows to tell a gain from overfitting: the linear model stands.
+            fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": 1}
+            return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
+        plan = self._plan(len(training), partial=partial, start_is_rival=started)
         bound = setup.components["objective_"].build(plan.n_steps(len(training)))
         model.requires_grad_(True)
         trainer = Trainer(model, bound, setup.components["solver_"], plan, streams, len(training))
@@ -263,11 +276,31 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             ) from error
         progress.training_ends(result.status)
         state = trainer.state()
+        if result.kept_start:
+            # Nothing was gained by training, and the start needs no held-out rows.
+            everything = Rows(
+                rows,
+                model.observation_head.standardize,
+                dtype=torch.float32,
+                device=device,
+            )
+            self._start(setup, everything)
         fitted = self._fitted_attributes(setup, own_storage(model), rows)
         progress.fit_ends()
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
-    def _plan(self, n_rows: int, *, partial: bool) -> Plan:
+    def _start(self, setup: Setup, rows: Rows) -> bool:
+        """Start the model at the linear model of the rows; False where there is none."""
+        moments = residual_moments(rows, setup.model.observation_head)
+        if moments is None:
+            return False
+        # More factors than this are not identified, or fit the rows exactly.
+        n_identified = max(min(len(moments.diagonal) - 1, (len(rows) - 1) // 2), 0)
+        n_factors = min(setup.model.latent_shape[0], n_identified)
+        generator = Streams(setup.seed).generator("init")
+        return start_linear_(setup.model, moments, n_factors, generator=generator)
+
+    def _plan(self, n_rows: int, *, partial: bool, start_is_rival: bool) -> Plan:
         """How to train on `n_rows` rows, from the parameters."""
         batch_size = self.batch_size
         if batch_size == "auto":
@@ -281,6 +314,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             tolerance=float(self.tol),
             learning_rate=float(self.learning_rate_init),
             prior_precision=float(self.alpha),
+            start_is_rival=start_is_rival,
             open_ended=partial,
         )
         if partial:

@@ -10,8 +10,9 @@ from sklearn.utils.validation import validate_data
 
 # Rows are read as they are in these dtypes and as float64 in any other.
 KEPT_DTYPES = [np.float64, np.float32, np.uint8, np.bool_]
-# Fewer held-out rows decide nothing: all rows are then trained on.
+# Held-out rows are never fewer than this, and of fewer rows than FEWEST_ROWS none are held out.
 MIN_VALIDATION_ROWS = 5
+FEWEST_ROWS = 20
 
 
 def read_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
@@ -30,8 +31,8 @@ def hold_out(
     n_rows: int, fraction: float, generator: torch.Generator
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Sorted indices of training and held-out rows; (None, None) where there are too few."""
-    n_validation = int(n_rows * fraction)
-    if n_validation < MIN_VALIDATION_ROWS or n_rows - n_validation < 2:
+    n_validation = max(int(n_rows * fraction), MIN_VALIDATION_ROWS)
+    if n_rows < FEWEST_ROWS or n_rows - n_validation < 2:
         return None, None
     order = torch.randperm(n_rows, generator=generator).numpy()
     return np.sort(order[n_validation:]), np.sort(order[:n_validation])

@@ -13,7 +13,7 @@ from skvae._core._summary import ColumnSummary
 from skvae.estimators._base import LatentVariableEstimator
 from skvae.likelihoods import Likelihood
 from skvae.models import LatentVariableModel, build_autoencoder
-from skvae.networks import MLP
+from skvae.networks import MLP, Network
 from skvae.networks._mlp import ACTIVATIONS
 from skvae.objectives import Objective
 from skvae.posteriors import Posterior
@@ -57,8 +57,16 @@ class VariationalAutoencoder(LatentVariableEstimator):
     objective : {"sgvb"} or objective component, default="sgvb"
         Bound that training maximises; number of draws, form and weight of the divergence are
         parameters of :class:`~skvae.objectives.SGVB`.
-    init : {"random"}, default="random"
-        Where training starts: weights drawn at random, with the columns at their marginals.
+    init : {"linear", "random"}, default="linear"
+        Where training starts.
+
+        - ``"linear"``: at the maximum-likelihood linear model: factor analysis for a Gaussian
+          likelihood with one noise variance for each column, probabilistic PCA with a shared one,
+          and its analogue to first order for other likelihoods. With `early_stopping`, what
+          training finds is kept only where it beats the linear model on held-out rows by more
+          than the standard error of the difference, so that the model is, up to sampling error,
+          never worse than the linear one. Networks without a linear path start at random.
+        - ``"random"``: weights drawn at random, with the columns at their marginals.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
         How parameters follow the gradient.
     learning_rate_init : float, default=1e-3
@@ -72,10 +80,11 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Most epochs, an epoch being one pass over the training rows.
     early_stopping : bool, default=True
         Whether a share of the rows is held out, to decide when to stop and which state to keep.
-        Where the share has fewer than 5 rows, or with False, all rows are trained on and training
-        stops when the training bound does not improve.
+        With fewer than 20 rows none are held out: the linear model of ``init="linear"`` then
+        stands as it is, and with ``init="random"`` training stops, as it does with False, when
+        the training bound does not improve.
     validation_fraction : float, default=0.1
-        Share of the rows to hold out.
+        Share of the rows to hold out, 5 rows at least.
     n_iter_no_change : int or "auto", default="auto"
         Epochs without improvement after which the learning rate is cooled down and training ends.
         "auto" is as many epochs as 3000 steps take, and 3 at least.
@@ -160,7 +169,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         "prior": [StrOptions(set(Prior.shorthands())), HasMethods("build")],
         "posterior": [StrOptions(set(Posterior.shorthands())), HasMethods("build")],
         "objective": [StrOptions(set(Objective.shorthands())), HasMethods("build")],
-        "init": [StrOptions({"random"})],
+        "init": [StrOptions({"linear", "random"})],
         "solver": [StrOptions(set(Solver.shorthands())), HasMethods("build")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -189,7 +198,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         prior="normal",
         posterior="diagonal",
         objective="sgvb",
-        init="random",
+        init="linear",
         solver="adam",
         learning_rate_init=1e-3,
         alpha=0.0,
@@ -233,16 +242,19 @@ class VariationalAutoencoder(LatentVariableEstimator):
     def _resolve_components(self) -> dict[str, Component]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        encoder = MLP(hidden_layer_sizes=sizes, activation=self.activation)
-        decoder = MLP(hidden_layer_sizes=sizes[::-1], activation=self.activation)
+        encoder, decoder = self.encoder, self.decoder
+        if encoder is None:
+            encoder = MLP(hidden_layer_sizes=sizes, activation=self.activation)
+        if decoder is None:
+            decoder = MLP(hidden_layer_sizes=sizes[::-1], activation=self.activation)
         return {
-            "likelihood_": resolve(self.likelihood, Likelihood),
-            "prior_": resolve(self.prior, Prior),
-            "posterior_": resolve(self.posterior, Posterior),
-            "objective_": resolve(self.objective, Objective),
-            "solver_": resolve(self.solver, Solver),
-            "encoder_": encoder if self.encoder is None else self.encoder,
-            "decoder_": decoder if self.decoder is None else self.decoder,
+            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
+            "prior_": resolve(self.prior, Prior, "prior"),
+            "posterior_": resolve(self.posterior, Posterior, "posterior"),
+            "objective_": resolve(self.objective, Objective, "objective"),
+            "solver_": resolve(self.solver, Solver, "solver"),
+            "encoder_": resolve(encoder, Network, "encoder"),
+            "decoder_": resolve(decoder, Network, "decoder"),
         }
 
     def _build_model(

@@ -17,8 +17,28 @@ from torch import Tensor, nn
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
+from skvae._core._factor_analysis import SecondMoments
 from skvae._core._summary import CHUNK_BYTES, ColumnSummary
 from skvae.exceptions import SupportError
+
+
+class LinearStart(NamedTuple):
+    """Linear model at which training may start.
+
+    Attributes
+    ----------
+    loadings : ndarray of shape (n_location_outputs, n_factors)
+        Location outputs are ``initial_outputs + loadings @ z``.
+    precision : ndarray of shape (n_location_outputs,)
+        Curvature of the log-density in each location output: the posterior precision of z is
+        ``I + loadings.T @ diag(precision) @ loadings``, and diagonal.
+    gain : ndarray of shape (n_features,)
+        The posterior mean is ``inverse(posterior precision) @ loadings.T @ (gain * features)``.
+    """
+
+    loadings: np.ndarray
+    precision: np.ndarray
+    gain: np.ndarray
 
 
 class Likelihood(Component, ABC, kind="likelihood"):
@@ -142,6 +162,20 @@ class ObservationHead(nn.Module, ABC):
     @abstractmethod
     def initial_outputs(self) -> Tensor:
         """Decoder outputs (n_outputs,) at which the density is that of the column's marginal."""
+
+    def residuals(self, x: Tensor) -> Tensor | None:
+        """Deviations of x from the marginals, in marginal standard deviations.
+
+        Of shape (n_rows, n_location_outputs); None if the head has no linear start.
+        """
+        return None
+
+    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+        """Linear model for `n_factors` factors; sets what the head itself has to learn.
+
+        Called only if `residuals` gives residuals, of which `moments` are the second moments.
+        """
+        raise NotImplementedError  # abstract where `residuals` is overridden
 
     @abstractmethod
     def params_from(self, outputs: Tensor) -> Any:

@@ -12,9 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
+from skvae._core._factor_analysis import SecondMoments, factor_analysis, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, ObservationHead
+from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
+
+# Least share of a column's variance that its own noise keeps in the linear start: the logit of a
+# column explained to more than this would have to be larger than first order can say.
+MIN_UNIQUENESS = 0.1
 
 
 class BernoulliLikelihood(Likelihood, shorthand="bernoulli"):
@@ -142,6 +147,34 @@ class BernoulliHead(ObservationHead):
 
     def initial_outputs(self) -> Tensor:
         return torch.logit(self.frequency)
+
+    def residuals(self, x: Tensor) -> Tensor:
+        return (x - self.frequency) / self._deviation
+
+    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+        """Logistic factor analysis to first order in the loadings.
+
+        To first order the covariance of two columns is ``v_i v_j w_i @ w_j``, with v the variances
+        and w the loadings of the logits, so that the factors of the correlation matrix, divided
+        by the standard deviations, are the loadings.
+        """
+        ones = np.ones(self.n_columns)
+        missing = ones - moments.diagonal
+
+        def times(b: np.ndarray) -> np.ndarray:
+            # A column that is rarely on has less than its share of variance; it is noise.
+            return moments.times(b) + missing[:, None] * b
+
+        whole = moments._replace(times=times, diagonal=ones)
+        factors = factor_analysis(whole, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        deviation = self._deviation.double().cpu().numpy()
+        loadings = rotated(factors.loadings / deviation[:, None], deviation**-2.0).loadings
+        return LinearStart(loadings, deviation**2, ones)
+
+    @property
+    def _deviation(self) -> Tensor:
+        """Standard deviation of each column."""
+        return (self.frequency * (1.0 - self.frequency)).sqrt()
 
     def params_from(self, outputs: Tensor) -> BernoulliParams:
         return BernoulliParams(outputs)

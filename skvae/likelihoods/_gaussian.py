@@ -10,10 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skvae._core._factor_analysis import (
+    SecondMoments,
+    factor_analysis,
+    loadings_for_noise,
+    principal_components,
+)
 from skvae._core._normal import normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, ObservationHead
+from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 
 # Smallest noise variance, relative to the variance of the column. Maximum likelihood reaches 7e-7
 # on real tables, and a floor that binds costs whole nats, so it lies below and only guards 1/0.
@@ -133,7 +139,11 @@ class GaussianHead(ObservationHead):
             self.register_buffer("log_variance", log_variance)
         elif not self.predicted:
             self.log_variance = nn.Parameter(torch.zeros(1 if common else n_columns, dtype=dtype))
+        else:
+            # The level around which the decoder's outputs predict.
+            self.register_buffer("log_variance", torch.zeros(n_columns, dtype=dtype))
         self.fixed = fixed is not None
+        self.common = common
 
     def standardize(self, x: Tensor) -> Tensor:
         return (x.to(self.scale.dtype) - self.location) / self.scale
@@ -147,6 +157,29 @@ class GaussianHead(ObservationHead):
     def initial_outputs(self) -> Tensor:
         return self.learned.new_zeros(self.n_outputs)
 
+    def residuals(self, x: Tensor) -> Tensor:
+        return x
+
+    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+        """Factor analysis, probabilistic PCA, or their analogue for the given noise."""
+        if self.fixed:
+            noise = np.exp(self.log_variance.double().cpu().numpy())
+            factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
+        elif self.common:
+            factors = principal_components(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
+        else:
+            # A constant column keeps its noise of 1, and a variance of 1 lets it have it.
+            learned = self.learned.cpu().numpy() > 0
+            diagonal = np.where(learned, moments.diagonal, 1.0)
+            moments = moments._replace(diagonal=diagonal)
+            factors = factor_analysis(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
+        if not self.fixed:
+            log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, NOISE_FLOOR))
+            start = self.log_variance.new_tensor(log_variance)
+            with torch.no_grad():
+                self.log_variance.copy_(start[:1] if self.common else start)
+        return LinearStart(factors.loadings, 1.0 / factors.noise, 1.0 / factors.noise)
+
     def _log_scale(self, log_variance: Tensor) -> Tensor:
         """Log standard deviation in the units of the head, floored smoothly, 0 if not learned."""
         if self.fixed:
@@ -156,8 +189,8 @@ class GaussianHead(ObservationHead):
 
     def params_from(self, outputs: Tensor) -> GaussianParams:
         if self.predicted:
-            mean, log_variance = outputs.split(self.n_columns, dim=-1)
-            return GaussianParams(mean, self._log_scale(log_variance))
+            mean, change = outputs.split(self.n_columns, dim=-1)
+            return GaussianParams(mean, self._log_scale(self.log_variance + change))
         return GaussianParams(outputs, self._log_scale(self.log_variance))
 
     def log_prob_columns(self, params: GaussianParams, x: Tensor) -> Tensor:
@@ -176,4 +209,5 @@ class GaussianHead(ObservationHead):
         return self.unstandardize(expectation)
 
     def noise_variance(self, params: GaussianParams) -> Tensor:
-        return torch.exp(2.0 * params.log_scale) * self.scale.to(params.log_scale.dtype).square()
+        # In float64: the square of a scale of 1e20 is infinite in float32.
+        return torch.exp(2.0 * params.log_scale.to(self.scale.dtype)) * self.scale.square()

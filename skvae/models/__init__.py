@@ -1,4 +1,4 @@
 """Models: how likelihood, prior, posterior and networks are wired."""
 
-from skvae.models._autoencoder import Autoencoder, build_autoencoder
+from skvae.models._autoencoder import Autoencoder, build_autoencoder, start_linear_
 from skvae.models._base import Generative, LatentVariableModel

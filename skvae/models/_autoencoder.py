@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch, NoiseSpec
+from skvae._core._factor_analysis import SecondMoments
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, Observation, ObservationHead
+from skvae.likelihoods._base import Likelihood, LinearStart, Observation, ObservationHead
 from skvae.models._base import Generative, LatentVariableModel
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._mlp import MLP
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
 from skvae.priors._base import Prior, PriorHead
+
+# Standard deviation of the encoder weights of latent variables that start unused.
+UNUSED_WEIGHT = 0.01
 
 
 class Autoencoder(LatentVariableModel):
@@ -102,3 +107,55 @@ def build_autoencoder(
         decoder=decoder_head,
         observation_head=observation_head,
     )
+
+
+def start_linear_(
+    model: Autoencoder, moments: SecondMoments, n_factors: int, *, generator: torch.Generator
+) -> bool:
+    """Set the weights so that the model is the linear model of the likelihood's columns.
+
+    A Gaussian model then *is* factor analysis (or probabilistic PCA), and its bound is its
+    log-likelihood, since the posterior of the rotated factors is diagonal.
+
+    Parameters
+    ----------
+    model : Autoencoder
+    moments : SecondMoments
+        Of ``observation_head.residuals``.
+    n_factors : int
+        At most the number of latent variables.
+    generator : torch.Generator
+        For the latent variables beyond `n_factors`, which start unused: without loadings, and with
+        small random encoder weights, since with both at zero neither would ever move.
+
+    Returns
+    -------
+    done : bool
+        False if a network has no linear path; the model is then as it was.
+    """
+    head = model.observation_head
+    (n_latent,) = model.latent_shape
+    if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
+        return False
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    if n_factors:
+        start = head.start_linear_(moments, n_factors, seed)
+    else:
+        start = LinearStart(
+            np.zeros((head.n_location_outputs, 0)),
+            np.ones(head.n_location_outputs),
+            np.ones(head.n_features),
+        )
+    information = np.square(start.loadings).T @ start.precision
+    decoder = torch.zeros(n_latent, head.n_location_outputs, dtype=torch.float64)
+    decoder[:n_factors] = torch.from_numpy(start.loadings.T)
+    encoder = UNUSED_WEIGHT * torch.randn(
+        head.n_features, n_latent, dtype=torch.float64, generator=generator
+    )
+    gain = start.gain[:, None] * start.loadings / (1.0 + information)
+    encoder[:, :n_factors] = torch.from_numpy(gain)
+    log_scale = torch.zeros(n_latent, dtype=torch.float64)
+    log_scale[:n_factors] = torch.from_numpy(-0.5 * np.log1p(information))
+    model.decoder.start_linear_(decoder, head.initial_outputs())
+    model.encoder.start_linear_(encoder, model.posterior_head.outputs_at(log_scale))
+    return True

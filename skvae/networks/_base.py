@@ -37,7 +37,15 @@ class Network(Component, ABC, kind="network"):
 
 
 class NetworkHead(nn.Module, ABC):
-    """Map from (..., n_inputs) to (..., n_outputs)."""
+    """Map from (..., n_inputs) to (..., n_outputs).
+
+    Attributes
+    ----------
+    has_linear_path : bool
+        Whether ``start_linear_`` is offered.
+    """
+
+    has_linear_path: bool = False
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
@@ -46,3 +54,15 @@ class NetworkHead(nn.Module, ABC):
     @abstractmethod
     def start_at(self, outputs: Tensor) -> None:
         """Set the biases so that zero hidden activity and zero inputs give `outputs`."""
+
+    def start_linear_(self, weight: Tensor, outputs: Tensor) -> None:
+        """Make the map ``outputs`` plus ``inputs @ weight`` in the location outputs.
+
+        Called only if `has_linear_path`.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n_inputs, n_location_outputs)
+        outputs : Tensor of shape (n_outputs,)
+        """
+        raise NotImplementedError  # abstract where `has_linear_path` is True

@@ -30,6 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _GAIN = {"relu": 2.0, "elu": 1.5, "gelu": 2.0, "silu": 2.0, "softplus": 1.0}
 
 
+# Learning rate of the linear path beside a network, as a share of the network's.
+LINEAR_RATE = 0.1
+
+
 class MLP(Network, shorthand="mlp"):
     """Multilayer perceptron, with a linear path from its inputs to its location outputs.
 
@@ -149,6 +153,16 @@ class Linear(nn.Module):
                 self.bias.normal_(0.0, scale, generator=generator)
 
 
+class LinearPath(Linear):
+    """Linear map beside a network.
+
+    It starts near its best value where the network does not, and follows more slowly: a full rate
+    would shake it off before the network has found anything.
+    """
+
+    rate_factor = LINEAR_RATE
+
+
 class MLPHead(NetworkHead):
     """Layers, and the linear path where there is one.
 
@@ -175,10 +189,12 @@ class MLPHead(NetworkHead):
             Linear(a, b, bias=True, dtype=dtype) for a, b in itertools.pairwise(widths)
         )
         self.linear_path = (
-            Linear(n_inputs, n_location_outputs, bias=False, dtype=dtype)
+            LinearPath(n_inputs, n_location_outputs, bias=False, dtype=dtype)
             if n_location_outputs
             else None
         )
+        if self.linear_path is not None and not hidden_layer_sizes:
+            self.linear_path.rate_factor = 1.0  # there is no network to wait for
         bias_only = not hidden_layer_sizes and self.linear_path is not None
         self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
 
@@ -208,3 +224,17 @@ class MLPHead(NetworkHead):
     def start_at(self, outputs: Tensor) -> None:
         with torch.no_grad():
             self.output.bias.add_(outputs.to(self.output.bias.dtype))
+
+    @property
+    def has_linear_path(self) -> bool:  # type: ignore[override]
+        """Whether there is a linear path."""
+        return self.linear_path is not None
+
+    def start_linear_(self, weight: Tensor, outputs: Tensor) -> None:
+        assert self.linear_path is not None
+        with torch.no_grad():
+            self.linear_path.weight.copy_(weight)
+            # Hidden layers keep their random weights: what they compute is there to be used as
+            # soon as the last layer finds a use for it.
+            self.output.weight.zero_()
+            self.output.bias.copy_(outputs)

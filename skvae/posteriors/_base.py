@@ -39,6 +39,10 @@ class PosteriorHead(nn.Module, ABC):
         """Distribution of z for each row, from encoder outputs (n_rows, n_outputs)."""
 
     @abstractmethod
+    def outputs_at(self, log_scale: Tensor) -> Tensor:
+        """Encoder outputs (n_outputs,) for means of zero and the given log standard deviations."""
+
+    @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         """Randomness that ``rsample`` needs."""
 

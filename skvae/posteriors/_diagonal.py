@@ -50,6 +50,9 @@ class DiagonalHead(PosteriorHead):
         log_scale = outputs[..., self.n_location_outputs :]
         return DiagonalGaussian(mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE))
 
+    def outputs_at(self, log_scale: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(log_scale), log_scale])
+
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         return {"z": NoiseSpec((n_draws, self.n_location_outputs))}
 
