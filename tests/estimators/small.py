@@ -51,12 +51,16 @@ def weights(estimator):
     return np.concatenate([p.detach().numpy().ravel() for p in estimator.model_.parameters()])
 
 
+# Attributes whose repr does not tell what they hold.
+OPAQUE = ("model_", "_skl_callbacks")
+
+
 def photograph(estimator):
     """Attributes of an estimator: the objects themselves, and copies of what they hold."""
     attributes = dict(vars(estimator))
     model = attributes.get("model_")
     tensors = {} if model is None else copy.deepcopy(model.state_dict())
-    plain = {k: copy.deepcopy(v) for k, v in attributes.items() if k != "model_"}
+    plain = {k: copy.deepcopy(v) for k, v in attributes.items() if k not in OPAQUE}
     return attributes, plain, tensors
 
 

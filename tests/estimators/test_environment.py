@@ -37,7 +37,7 @@ def global_states():
     """States of every random generator that a process has by default."""
     return (
         torch.get_rng_state().numpy().tobytes(),
-        pickle.dumps(np.random.get_state()),
+        pickle.dumps(np.random.get_state()),  # noqa: NPY002
         pickle.dumps(random.getstate()),
     )
 
@@ -73,7 +73,7 @@ def test_no_seed_draws_from_numpys_global_state():
     fits = []
     for seed in (0, 0, None):
         if seed is not None:
-            np.random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
         fits.append(small_vae(random_state=None).fit(X))
     np.testing.assert_array_equal(weights(fits[0]), weights(fits[1]))
     assert np.abs(weights(fits[1]) - weights(fits[2])).max() > 1e-3
@@ -81,9 +81,9 @@ def test_no_seed_draws_from_numpys_global_state():
 
 def test_sample_without_a_seed_gives_other_rows_and_follows_numpys_global_state():
     vae = small_vae().fit(factor_rows())
-    np.random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
     first, second = vae.sample(3), vae.sample(3)
-    np.random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
     np.testing.assert_array_equal(vae.sample(3), first)
     assert np.abs(first - second).max() > 1e-3
 
@@ -290,6 +290,7 @@ def test_names_of_columns(library):
 @pytest.mark.parametrize("shape", [(2, 3), (3, 1), (10, 4), (10, 1), (12, 40)])
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("n_components", [0, 2, None])
+@pytest.mark.filterwarnings("ignore:No latent component is active")
 def test_small_tables(shape, likelihood, n_components):
     X = factor_rows(*shape)
     if likelihood == "bernoulli":
@@ -425,7 +426,8 @@ def test_with_one_draw_the_score_is_the_lower_bound():
 
 def test_more_draws_raise_the_score():
     X = factor_rows()
-    vae = small_vae(max_iter=20).fit(X)
+    # A linear start is an exact posterior, whose weights do not vary.
+    vae = small_vae(max_iter=20, init="random").fit(X)
     scores = [vae.set_params(n_score_draws=n).score(X) for n in (1, 10, 100, 2000)]
     assert scores == sorted(scores)
     assert scores[0] < scores[-1] - 0.01
