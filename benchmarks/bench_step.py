@@ -1,0 +1,244 @@
+"""How long does a training step take, beside the usual PyTorch loop and the bare matrix products?
+
+Three sizes: images (784-500-20, batch 100), a small table (64-64-2, batch 64) and a long one
+(50-128-10, batch 512). All contestants train the same model with the same batches and rate (Adam,
+1e-3), in float32, from fresh weights, and are judged by the same lines of NumPy. A step is the
+difference between a fit of many epochs and a fit of one, so that what a fit does once (checks,
+initial weights, diagnostics) is a column of its own. The matrix products are those of a step and
+nothing else: no loop in float32 can be faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from _bounds import lower_bounds
+from _canonical import InMemory, LikelihoodName, Usual
+from _common import interleave, load_images, markdown_table, parse, parser, write_results
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+
+from skvae import VariationalAutoencoder
+from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from skvae.networks import MLP
+from skvae.solvers import Adam
+
+JUDGED_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Data and sizes; `n_epochs` is how many a step is averaged over."""
+
+    name: str
+    X: np.ndarray
+    n_hidden: int
+    n_latent: int
+    batch_size: int
+    likelihood: LikelihoodName
+    n_epochs: int
+
+    @property
+    def n_steps(self) -> int:
+        return -(-len(self.X) // self.batch_size)
+
+
+class Skvae:
+    """The public estimator."""
+
+    name = "skvae"
+
+    def __init__(self, work: Workload, device: str) -> None:
+        self.work = work
+        self.device = device
+
+    def fit(self, n_epochs: int) -> None:
+        work = self.work
+        network = MLP(hidden_layer_sizes=(work.n_hidden,), linear_path=False)
+        if work.likelihood == "bernoulli":
+            likelihood = BernoulliLikelihood(soft=True)
+        else:
+            likelihood = GaussianLikelihood(noise=1.0)
+        self.model = VariationalAutoencoder(
+            work.n_latent,
+            encoder=network,
+            decoder=network,
+            likelihood=likelihood,
+            init="random",
+            solver=Adam(warmup_steps=0),
+            batch_size=work.batch_size,
+            max_iter=n_epochs,
+            early_stopping=False,
+            n_iter_no_change=n_epochs + 1,
+            device=self.device,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # the bound still rises: it is meant
+            self.model.fit(work.X)
+
+    def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.posterior_moments(X)
+
+    def expected(self, Z: np.ndarray) -> np.ndarray:
+        return self.model.inverse_transform(Z)
+
+
+class Products:
+    """The matrix products of a step: forward, and for both gradients; into buffers."""
+
+    name = "products only"
+
+    def __init__(self, work: Workload, device: str) -> None:
+        widths = [work.X.shape[1], work.n_hidden, 2 * work.n_latent]
+        layers = [*itertools.pairwise(widths)]
+        layers += [(work.n_latent, work.n_hidden), (work.n_hidden, work.X.shape[1])]
+        self.n_steps = work.n_steps
+        self.operands = []
+        for i, (n_in, n_out) in enumerate(layers):
+            inputs = torch.randn(work.batch_size, n_in, device=device)
+            weight = torch.randn(n_in, n_out, device=device)
+            outputs = torch.randn(work.batch_size, n_out, device=device)
+            self.operands.append((inputs, weight, outputs))
+            self.operands.append((inputs.clone().T, outputs.clone(), torch.empty_like(weight)))
+            if i > 0:  # no gradient is needed for the rows
+                gradient = torch.empty_like(inputs)
+                self.operands.append((outputs.clone(), weight.clone().T, gradient))
+
+    @torch.no_grad()
+    def fit(self, n_epochs: int) -> None:
+        for _ in range(n_epochs * self.n_steps):
+            for a, b, out in self.operands:
+                torch.mm(a, b, out=out)
+
+
+def workloads(args: argparse.Namespace) -> list[Workload]:
+    """The three sizes; the default takes a part of the rows of the two large ones."""
+    images = load_images(args).train
+    digits = np.divide(load_digits().data, 16).astype(np.float32)
+    n_images, n_table = (60_000, 1_000_000) if args.full else (6_000, 50_000)
+    epochs = (3, 30, 3) if args.full else (3, 30, 5)
+    if args.smoke:
+        n_images, n_table, epochs = 400, 2048, (1, 1, 1)
+    rng = np.random.default_rng(0)
+    loadings = rng.standard_normal((10, 50), dtype=np.float32) / 3
+    table = rng.standard_normal((n_table, 10), dtype=np.float32) @ loadings
+    table += 0.3 * rng.standard_normal(table.shape, dtype=np.float32)
+    return [
+        Workload("images", images[:n_images], 500, 20, 100, "bernoulli", epochs[0]),
+        Workload("small table", digits, 64, 2, 64, "bernoulli", epochs[1]),
+        Workload("long table", table, 128, 10, 512, "unit_normal", epochs[2]),
+    ]
+
+
+def measure(work: Workload, args: argparse.Namespace) -> list[dict]:
+    """One row for each contestant."""
+    sizes = {
+        "n_hidden": work.n_hidden,
+        "n_latent": work.n_latent,
+        "batch_size": work.batch_size,
+        "likelihood": work.likelihood,
+        "device": args.device,
+    }
+    contestants = [
+        Usual(work.X, **sizes),
+        InMemory(work.X, **sizes),
+        Skvae(work, args.device),
+        Products(work, args.device),
+    ]
+    short, long = 1, 1 + work.n_epochs
+    tasks = {(c.name, n): (lambda c=c, n=n: c.fit(n)) for c in contestants for n in (short, long)}
+    timings = interleave(tasks, args.repeats, args.device)
+    rows = []
+    for contestant in contestants:
+        pairs = zip(
+            timings[contestant.name, short],
+            timings[contestant.name, long],
+            strict=True,
+        )
+        steps = [(b - a) / (work.n_epochs * work.n_steps) for a, b in pairs]
+        step = statistics.median(steps)
+        once = statistics.median(timings[contestant.name, short]) - step * work.n_steps
+        bound = None
+        if not isinstance(contestant, Products):
+            contestant.fit(long)
+            X = work.X[:JUDGED_ROWS]
+            bounds = lower_bounds(
+                X, contestant.moments(X), contestant.expected, likelihood=work.likelihood
+            )
+            bound = float(bounds.mean())
+        rows.append(
+            {
+                "workload": work.name,
+                "contestant": contestant.name,
+                "n_rows": len(work.X),
+                "batch_size": work.batch_size,
+                "n_epochs": long,
+                "step_seconds": steps,
+                "step": step,
+                "once": max(once, 0.0),
+                "bound": bound,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--full", action="store_true", help="all rows (a quarter of an hour)")
+    options.add_argument("--repeats", type=int, help="repetitions of each measurement (7)")
+    args = parse(options)
+    if args.repeats is None:
+        args.repeats = 1 if args.smoke else 7
+
+    results, tables, conclusions = [], [], []
+    for work in workloads(args):
+        rows = measure(work, args)
+        results += rows
+        by_name = {row["contestant"]: row for row in rows}
+        usual = by_name[Usual.name]
+        table = []
+        for row in rows:
+            # Repetitions are interleaved, so that ratios within one of them are the fairest.
+            ratios = [
+                u / s for u, s in zip(usual["step_seconds"], row["step_seconds"], strict=True)
+            ]
+            bound = row["bound"]
+            row["speed"] = statistics.median(ratios)
+            table.append(
+                {
+                    f"{work.name}, {len(work.X)} rows": row["contestant"],
+                    "µs per step": 1e6 * row["step"],
+                    "speed (usual loop = 1)": row["speed"],
+                    "lowest to highest": f"{min(ratios):.2f} to {max(ratios):.2f}",
+                    "once per fit, ms": 1e3 * row["once"],
+                    f"bound after {row['n_epochs']} epochs": ""
+                    if bound is None
+                    else f"{bound:.2f}",
+                }
+            )
+        tables.append(markdown_table(table))
+        ours, tuned, floor = (by_name[c.name] for c in (Skvae, InMemory, Products))
+        conclusions.append(
+            f"- {work.name}: skvae runs at {ours['speed']:.2f} times the speed of the usual loop "
+            f"and {tuned['step'] / ours['step']:.2f} times that of the tuned one; a step takes "
+            f"{ours['step'] / floor['step']:.1f} times the bare products, which allow at most "
+            f"{floor['speed']:.1f} times the usual loop; its bound is "
+            f"{ours['bound'] - usual['bound']:+.2f} nats from the usual loop's."
+        )
+    text = "\n\n".join(
+        ["# Time of a training step", __doc__.strip(), *tables, "\n".join(conclusions)]
+    )
+    write_results(args, "step", text=text, results={"measurements": results})
+
+
+if __name__ == "__main__":
+    main()
