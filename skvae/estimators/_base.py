@@ -18,7 +18,7 @@ from skvae._core._batch import Batch, draw_noise
 from skvae._core._device import resolve_device, torch_dtype
 from skvae._core._random import MAX_SEED, Streams
 from skvae.estimators._fitting import FittedByBound
-from skvae.estimators._rows import compute_dtype, read_rows
+from skvae.estimators._rows import compute_dtype
 from skvae.estimators._transaction import infers
 from skvae.inference import importance_log_likelihood
 from skvae.models import LatentVariableModel
@@ -55,7 +55,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Z : ndarray of shape (n_samples, n_components)
             Posterior means; the same for the same row at every call.
         """
-        rows = self._read(X)
+        rows = self._known_rows(X)
         return self._by_rows(rows, 1, lambda model, batch: model.posterior(batch).mean)
 
     @infers
@@ -171,7 +171,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             q = model.posterior(batch)
             return torch.stack([q.mean, q.variance.sqrt()], dim=1)
 
-        out = self._by_rows(self._read(X), 1, moments)
+        out = self._by_rows(self._known_rows(X), 1, moments)
         return out[:, 0], out[:, 1]
 
     @infers
@@ -192,7 +192,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Z : ndarray of shape (n_samples, n_samples_X, n_components)
             Draws.
         """
-        rows = self._read(X)
+        rows = self._known_rows(X)
         n_samples = _positive_integer(n_samples, "n_samples")
         generator = _generator(random_state)
 
@@ -237,16 +237,16 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     # -- how rows go through the model --------------------------------------------------------
 
-    def _read(self, X: Any) -> np.ndarray:
-        """Validated rows within the support of the likelihood."""
+    def _known_rows(self, X: Any) -> np.ndarray:
+        """Rows for a fitted model: validated, and within the support of the likelihood."""
         check_is_fitted(self)
-        rows = read_rows(self, X, reset=False)
+        rows = self._read_rows(X, reset=False)
         self.likelihood_.check_support(rows, getattr(self, "feature_names_in_", None))
         return rows
 
     def _by_shared_draws(self, X: Any, function: Callable[..., Tensor]) -> np.ndarray:
         """One value for each row, by a function of model, batch and noise shared by all rows."""
-        rows = self._read(X)
+        rows = self._known_rows(X)
         n_draws = self.n_score_draws if self.n_components_ else 1
         noise: dict[str, Tensor] = {}
 

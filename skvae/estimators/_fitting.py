@@ -130,7 +130,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             as it was before the call.
         """
         continued = self.warm_start and self.__sklearn_is_fitted__()
-        rows = read_rows(self, X, reset=not continued)
+        rows = self._read_rows(X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=False)
 
     @all_or_nothing
@@ -161,8 +161,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             As for ``fit``.
         """
         continued = self.__sklearn_is_fitted__()
-        rows = read_rows(self, X, reset=not continued)
+        rows = self._read_rows(X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=True)
+
+    def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Validated rows, as all that follows sees them."""
+        return read_rows(self, X, reset=reset)
 
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
