@@ -1,0 +1,182 @@
+"""Every component, once, with what its laws need to know of it.
+
+A new likelihood is one line in `LIKELIHOODS`; the laws then run on it, and so do the checks of the
+estimators, of the engine and of persistence. `test_registry.py` fails if a shorthand is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from skvae.likelihoods._base import Likelihood
+from skvae.networks import MLP
+from skvae.objectives import SGVB
+from skvae.posteriors import DiagonalPosterior
+from skvae.priors import StandardNormalPrior
+from skvae.solvers import SGD, Adagrad, Adam, AdamW
+
+
+class Support(NamedTuple):
+    """Values that an entry of X may have.
+
+    Attributes
+    ----------
+    name : str
+    from_real : callable
+        Map of real numbers (an array) into the support, elementwise. One-to-one and
+        differentiable if the support is continuous.
+    low, high : float
+        Ends of the support.
+    discrete : bool
+        Whether it consists of the whole numbers between its ends.
+    """
+
+    name: str
+    from_real: Callable[[np.ndarray], np.ndarray]
+    low: float
+    high: float
+    discrete: bool = False
+
+
+def _sigmoid(t: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * t))
+
+
+# Rows with an offset and a scale of their own, so that whatever standardises is put to the test.
+REAL = Support("real", lambda t: t, -math.inf, math.inf)
+UNIT = Support("unit", _sigmoid, 0.0, 1.0)
+BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0, 1, discrete=True)
+# Real rows of any size stay countable: the laws sum over all counts that matter.
+COUNT = Support(
+    "count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0, math.inf, discrete=True
+)
+
+
+class LikelihoodCase(NamedTuple):
+    """A likelihood, what X may hold, and what its probability is over.
+
+    Attributes
+    ----------
+    component : Likelihood
+    rows : Support
+        What X may hold.
+    outcome : Support
+        Over which the probability adds up to one; `rows` unless the likelihood makes something
+        else of X first, as binarisation does.
+    """
+
+    component: Likelihood
+    rows: Support
+    outcome: Support
+
+
+def likelihood(
+    component: Likelihood, rows: Support, outcome: Support | None = None
+) -> LikelihoodCase:
+    """Entry of `LIKELIHOODS`."""
+    return LikelihoodCase(component, rows, rows if outcome is None else outcome)
+
+
+# Laws build heads for this many columns.
+N_COLUMNS = 3
+
+LIKELIHOODS = [
+    likelihood(GaussianLikelihood(), REAL),
+    likelihood(GaussianLikelihood(noise="shared"), REAL),
+    likelihood(GaussianLikelihood(noise="predicted"), REAL),
+    likelihood(GaussianLikelihood(noise=0.5), REAL),
+    likelihood(BernoulliLikelihood(), BINARY),
+    likelihood(BernoulliLikelihood(binarize="dynamic"), UNIT, BINARY),
+    likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
+    likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
+]
+
+PRIORS = [StandardNormalPrior()]
+
+POSTERIORS = [DiagonalPosterior()]
+
+NETWORKS = [
+    MLP(hidden_layer_sizes=(6,)),
+    MLP(hidden_layer_sizes=()),
+    MLP(hidden_layer_sizes=(), linear_path=False),
+    MLP(hidden_layer_sizes=(5, 4), activation="tanh", linear_path=False),
+    MLP(hidden_layer_sizes=(5,), activation="logistic", initial_scale=0.01),
+]
+
+OBJECTIVES = [
+    SGVB(),
+    SGVB(n_draws=3),
+    SGVB(kl="monte_carlo"),
+    SGVB(beta=0.5),
+    SGVB(warmup_steps=10),
+    SGVB(kl="monte_carlo", beta=2.0, warmup_steps=10),
+]
+
+SOLVERS = [
+    Adam(),
+    Adam(clip_norm=1.0),
+    AdamW(),
+    Adagrad(),
+    SGD(),
+    SGD(nesterov=True, clip_norm=None),
+]
+
+
+def each(entries: list[Any]) -> list[Any]:
+    """Parameters of a test, named by the component's repr."""
+    return [pytest.param(e, id=" ".join(repr(component_of(e)).split())) for e in entries]
+
+
+def component_of(entry: Any) -> Any:
+    """The component of an entry."""
+    return entry.component if isinstance(entry, LikelihoodCase) else entry
+
+
+def case_of(component: Likelihood) -> LikelihoodCase:
+    """Entry of `LIKELIHOODS` with the parameters of `component`.
+
+    Where no entry has its very parameters, the first one of its class stands for it.
+    """
+    same = [case for case in LIKELIHOODS if type(case.component) is type(component)]
+    equal = [case for case in same if repr(case.component) == repr(component)]
+    return (equal or same)[0]
+
+
+def make_rows(
+    case: LikelihoodCase, n_rows: int = 40, n_columns: int = N_COLUMNS, *, seed: int = 0
+) -> np.ndarray:
+    """Rows (float64) in the support of a likelihood, correlated, of unequal location and scale."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n_rows, 1))
+    rows = 0.7 * common + rng.normal(size=(n_rows, n_columns))
+    rows = rows * np.linspace(0.5, 1.5, n_columns) + np.linspace(-0.5, 0.5, n_columns)
+    return case.rows.from_real(rows)
+
+
+def build_head(
+    case: LikelihoodCase,
+    n_columns: int = N_COLUMNS,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Any:
+    """Head of a likelihood, built for the rows that `make_rows` gives."""
+    rows = make_rows(case, n_columns=n_columns, seed=seed)
+    case.component.check_support(rows)
+    return case.component.build(case.component.summarize(rows), dtype)
+
+
+def draw_outputs(head: Any, n_draws: int, n_rows: int, *, seed: int = 0) -> Tensor:
+    """Decoder outputs around those of the marginals, as training meets them."""
+    generator = torch.Generator().manual_seed(seed)
+    start = head.initial_outputs().detach()
+    noise = torch.randn(n_draws, n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
+    return start + 0.5 * noise.to(start.dtype)
