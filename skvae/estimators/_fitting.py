@@ -429,7 +429,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
                 totals["noise"] = (
                     variance if totals["noise"] is None else totals["noise"] + variance
                 )
-    spread = torch.cat(means).var(0, correction=0).cpu().numpy()
+    spread = torch.cat(means).cpu().numpy().var(axis=0)
     if totals["kl"] is None:
         kl_per_component, active = np.full(len(spread), np.nan), spread > ACTIVE_NATS
     else:
