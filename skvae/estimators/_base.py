@@ -54,6 +54,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         Z : ndarray of shape (n_samples, n_components)
             Posterior means; the same for the same row at every call.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         rows = self._known_rows(X)
         return self._by_rows(rows, 1, lambda model, batch: model.posterior(batch).mean)
@@ -71,6 +78,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         X_original : ndarray of shape (n_samples, n_features)
             Expected rows, in the units of the training data.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not numeric and finite, or has not `n_components_` columns.
         """
         check_is_fitted(self)
         Z = check_array(X, input_name="X", dtype=[np.float64, np.float32], ensure_min_features=0)
@@ -109,6 +123,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             In nats, constants included, in the units of X: comparable with
             :meth:`sklearn.decomposition.PCA.score_samples`.
 
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+
         References
         ----------
         Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders.
@@ -130,12 +151,21 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         log_likelihood : float
             In nats per row.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         return float(np.mean(self.score_samples(X), dtype=np.float64))
 
     @infers
     def lower_bound(self, X: Any) -> np.ndarray:
         """The bound that training maximises, for each row.
+
+        It is the evidence lower bound itself, whatever weight of the divergence training uses.
 
         Parameters
         ----------
@@ -147,6 +177,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         bound : ndarray of shape (n_samples,)
             In nats, constants included, in the units of X. Its expectation is taken over
             `n_score_draws` draws.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         check_is_fitted(self)
         bound = self.objective_.build(1)
@@ -165,6 +202,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         mean, standard_deviation : ndarray of shape (n_samples, n_components)
             Of each latent variable.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
 
         def moments(model: LatentVariableModel, batch: Batch) -> Tensor:
@@ -176,7 +220,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     @infers
     def sample_posterior(self, X: Any, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
-        """Draws from the posterior q(z | x) of each row.
+        """Draw from the posterior q(z | x) of each row.
 
         Parameters
         ----------
@@ -191,6 +235,14 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         Z : ndarray of shape (n_samples, n_samples_X, n_components)
             Draws.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``;
+            if `n_samples` is not an integer of at least 1.
         """
         rows = self._known_rows(X)
         n_samples = _positive_integer(n_samples, "n_samples")
@@ -217,6 +269,13 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         -------
         X : ndarray of shape (n_samples, n_features)
             Rows, in the units of the training data.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If `n_samples` is not an integer of at least 1.
         """
         check_is_fitted(self)
         n_samples = _positive_integer(n_samples, "n_samples")

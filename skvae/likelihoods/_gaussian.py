@@ -50,6 +50,13 @@ default="per_feature"
     ``"per_feature"`` and ``"predicted"`` its noise variance is set to 1 and not learned, since the
     likelihood would otherwise grow without bound.
 
+    References
+    ----------
+    Rubin, D. B. and Thayer, D. T. (1982). EM algorithms for ML factor analysis. Psychometrika 47.
+
+    Tipping, M. E. and Bishop, C. M. (1999). Probabilistic principal component analysis. Journal of
+    the Royal Statistical Society B 61.
+
     Examples
     --------
     >>> from skvae import VariationalAutoencoder

@@ -23,7 +23,7 @@ class Solver(Component, ABC, kind="solver"):
 
     Every solver has these three parameters beside its own.
 
-    Parameters
+    Attributes
     ----------
     warmup_steps : int
         Steps over which the learning rate rises linearly from near 0; at most a tenth of the run.
