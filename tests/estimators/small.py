@@ -1,6 +1,8 @@
 """Small data and small models for the tests of the estimators."""
 
 import copy
+import pickle
+import random
 
 import numpy as np
 import torch
@@ -44,6 +46,27 @@ def assert_same_answers(first, second, X):
     """Both estimators answer alike, bit for bit."""
     for name, value in answers(first, X).items():
         np.testing.assert_array_equal(value, answers(second, X)[name], err_msg=name, strict=True)
+
+
+def _global_states():
+    """States of every random generator that a process has by default."""
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        pickle.dumps(np.random.get_state()),  # noqa: NPY002
+        pickle.dumps(random.getstate()),
+    )
+
+
+def assert_global_generators_untouched(estimator, X):
+    """Nothing that an estimator with an integer seed does touches a generator of the process."""
+    before = _global_states()
+    estimator.fit(X)
+    assert _global_states() == before
+    estimator.partial_fit(X)
+    assert _global_states() == before
+    answers(estimator, X)
+    estimator.score(X)
+    assert _global_states() == before
 
 
 def weights(estimator):

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import random
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from skvae.objectives import SGVB
 from tests.estimators.small import (
     STILL_RISING,
     answers,
+    assert_global_generators_untouched,
     assert_same_answers,
     factor_rows,
     small_vae,
@@ -33,28 +33,11 @@ from tests.estimators.small import (
 pytestmark = pytest.mark.filterwarnings(STILL_RISING)
 
 
-def global_states():
-    """States of every random generator that a process has by default."""
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        pickle.dumps(np.random.get_state()),  # noqa: NPY002
-        pickle.dumps(random.getstate()),
-    )
-
-
 # -- random states --------------------------------------------------------------------------------
 
 
 def test_integer_seed_leaves_the_global_generators_untouched():
-    X = factor_rows()
-    before = global_states()
-    vae = small_vae(random_state=3).fit(X)
-    assert global_states() == before
-    vae.partial_fit(X)
-    assert global_states() == before
-    answers(vae, X)
-    vae.score(X)
-    assert global_states() == before
+    assert_global_generators_untouched(small_vae(random_state=3), factor_rows())
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])

@@ -1,0 +1,288 @@
+"""scikit-learn's own checks: all of them, none skipped, none expected to fail.
+
+`check_estimator` runs what the generator below yields; scikit-learn runs thirteen further checks
+on its own estimators, and so do we. The test of one-defect variants shows that they can fail.
+"""
+
+import functools
+import os
+import unittest
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import FactorAnalysis
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from skvae import VariationalAutoencoder
+from tests.estimators.small import (
+    STILL_RISING,
+    assert_global_generators_untouched,
+    factor_rows,
+    small_vae,
+)
+from tests.helpers import OnSupport
+from tests.registry import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS, REAL, SOLVERS
+
+pytestmark = [
+    pytest.mark.filterwarnings(STILL_RISING),
+    pytest.mark.filterwarnings("ignore:No latent component is active"),
+    # The checks ask with and without names on purpose.
+    pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names"),
+]
+
+FURTHER_CHECKS = [
+    "check_param_validation",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_global_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_set_output_transform_polars",
+    "check_inplace_ensure_writeable",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_get_feature_names_out_error",
+    "check_dataframe_column_names_consistency",
+    "check_estimators_partial_fit_n_features",
+    "check_non_transformer_estimators_n_iter",
+]
+
+
+def configurations():
+    """The defaults, and one factor at a time; a few epochs of training in each.
+
+    The first entry of each list of the registry is the default.
+    """
+    vae = functools.partial(VariationalAutoencoder, max_iter=3)
+    yield vae()
+    yield vae(n_components=None)
+    yield vae(n_components=0)
+    yield vae(early_stopping=False)
+    yield vae(hidden_layer_sizes=(256, 256))
+    for init in VariationalAutoencoder._parameter_constraints["init"][0].options:
+        if init != VariationalAutoencoder().init:
+            yield vae(init=init)
+    for case in LIKELIHOODS[1:]:
+        estimator = VariationalAutoencoder if case.rows is REAL else OnSupport
+        yield estimator(likelihood=case.component, max_iter=3)
+    for name, components in {
+        "prior": PRIORS,
+        "posterior": POSTERIORS,
+        "objective": OBJECTIVES,
+        "solver": SOLVERS,
+    }.items():
+        seen = {type(components[0])}
+        for component in components:
+            if type(component) not in seen:
+                seen.add(type(component))
+                yield vae(**{name: component})
+
+
+CONFIGURATIONS = list(configurations())
+
+
+def describe(check):
+    """Name and arguments of a check."""
+    return check.func.__name__, sorted(check.keywords.items())
+
+
+def checks_of(estimator):
+    """All checks of an estimator as functions without arguments, by name."""
+    checks = []
+    for instance, check in estimator_checks_generator(estimator, mark=None):
+        name, keywords = describe(check)
+        label = "-".join([name, *(f"{k}={v}" for k, v in keywords)])
+        checks.append((label, functools.partial(check, instance)))
+    for name in FURTHER_CHECKS:
+        function = getattr(estimator_checks, name)
+        checks.append((name, functools.partial(function, type(estimator).__name__, estimator)))
+    return checks
+
+
+def run(check):
+    """Run a check; a check that skips has not checked anything."""
+    try:
+        check()
+    except (unittest.SkipTest, pytest.skip.Exception) as skipped:
+        pytest.fail(f"skipped: {skipped}")
+
+
+CASES = [
+    pytest.param(check, id=f"{' '.join(repr(estimator).split())}-{label}")
+    for estimator in CONFIGURATIONS
+    for label, check in checks_of(estimator)
+]
+
+
+def test_array_api_of_scipy_is_enabled():
+    assert os.environ.get("SCIPY_ARRAY_API") == "1", (
+        "Set the environment variable SCIPY_ARRAY_API=1 before the tests begin: without it "
+        "scikit-learn skips check_array_api_input."
+    )
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_check(check):
+    run(check)
+
+
+def test_first_entries_of_the_registry_are_the_defaults():
+    vae = small_vae().fit(factor_rows())
+    for entries in ([c.component for c in LIKELIHOODS], PRIORS, POSTERIORS, OBJECTIVES, SOLVERS):
+        default = getattr(vae, f"{entries[0].kind}_")
+        assert repr(default) == repr(entries[0])
+
+
+@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=repr)
+def test_checks_are_those_of_factor_analysis(estimator):
+    ours = [describe(check) for _, check in estimator_checks_generator(estimator, mark=None)]
+    reference = estimator_checks_generator(FactorAnalysis(), mark=None)
+    assert ours == [describe(check) for _, check in reference]
+    assert len(ours) >= 47
+
+
+@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=repr)
+def test_tags_are_those_of_factor_analysis(estimator):
+    """So that no tag silences a check."""
+    expected = get_tags(FactorAnalysis())
+    expected.transformer_tags.preserves_dtype = ["float64", "float32"]
+    assert get_tags(estimator) == expected
+    assert not get_tags(estimator).non_deterministic
+    assert not get_tags(estimator).no_validation
+
+
+# -- one-defect variants, each caught -------------------------------------------------------------
+
+
+class NoiseOfPosition(VariationalAutoencoder):
+    """A row's score depends on where it stands."""
+
+    def score_samples(self, X):
+        scores = super().score_samples(X)
+        return scores + 1e-3 * np.random.RandomState(0).normal(size=len(scores))
+
+
+class FreshNoise(VariationalAutoencoder):
+    """A row's score depends on when it is asked for."""
+
+    def score_samples(self, X):
+        scores = super().score_samples(X)
+        return scores + 1e-3 * np.random.RandomState(None).normal(size=len(scores))
+
+
+class SampledEmbedding(VariationalAutoencoder):
+    """An embedding is a draw from the posterior, not its mean."""
+
+    def transform(self, X):
+        return self.sample_posterior(X, 1, random_state=None)[0]
+
+
+class Float32Inference(VariationalAutoencoder):
+    """Answers are computed in float32 and cast."""
+
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        self.model_.to(torch.float32)
+        return self
+
+    def transform(self, X):
+        return super().transform(np.asarray(X, dtype=np.float32)).astype(np.float64)
+
+
+class LazyCache(VariationalAutoencoder):
+    """An answer is kept on the estimator."""
+
+    def transform(self, X):
+        self._embedding = super().transform(X)
+        return self._embedding
+
+
+class UnseededWeights(VariationalAutoencoder):
+    """Part of the weights comes from another source than `random_state`."""
+
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        with torch.no_grad():
+            for p in self.model_.parameters():
+                p.add_(1e-3 * torch.randn_like(p))
+        return self
+
+
+class ResolvedInPlace(VariationalAutoencoder):
+    """A parameter is overwritten by what it was resolved to."""
+
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        self.batch_size = 32
+        return self
+
+
+class NumpyScore(VariationalAutoencoder):
+    """The score is not a Python float."""
+
+    def score(self, X, y=None):
+        return np.float32(super().score(X, y))
+
+
+class NoEpochs(VariationalAutoencoder):
+    """The number of iterations is not told."""
+
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        self.n_iter_ = 0
+        return self
+
+
+class WritesToX(VariationalAutoencoder):
+    """The user's rows are centred in place."""
+
+    def fit(self, X, y=None):
+        if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f":
+            X -= X.mean(axis=0)
+        return super().fit(X, y)
+
+
+DEFECTS = [
+    (NoiseOfPosition, {}, "check_methods_sample_order_invariance"),
+    (FreshNoise, {}, "check_methods_subset_invariance"),
+    (SampledEmbedding, {}, "check_transformer_general"),
+    (SampledEmbedding, {}, "check_fit_idempotent"),
+    (
+        Float32Inference,
+        {"hidden_layer_sizes": (256,), "init": "random"},
+        "check_methods_subset_invariance",
+    ),
+    (LazyCache, {}, "check_dict_unchanged"),
+    (UnseededWeights, {}, "check_fit_idempotent"),
+    (ResolvedInPlace, {}, "check_dont_overwrite_parameters"),
+    (NumpyScore, {}, "check_array_api_input"),
+    (NoEpochs, {}, "check_transformer_n_iter"),
+    (WritesToX, {}, "check_readonly_memmap_input"),
+]
+
+
+@pytest.mark.parametrize(("variant", "parameters", "name"), DEFECTS)
+def test_defect_is_caught(variant, parameters, name):
+    def run_all(estimator):
+        for label, check in checks_of(estimator):
+            if label.split("-")[0] == name:
+                run(check)
+
+    run_all(VariationalAutoencoder(max_iter=3, **parameters))
+    with pytest.raises((AssertionError, ValueError)):
+        run_all(variant(max_iter=3, **parameters))
+
+
+class SeedsTheProcess(VariationalAutoencoder):
+    """The global generator of torch is seeded, which none of scikit-learn's checks sees."""
+
+    def fit(self, X, y=None):
+        torch.manual_seed(0)
+        return super().fit(X, y)
+
+
+def test_seeding_the_process_is_caught():
+    assert_global_generators_untouched(small_vae(), factor_rows())
+    with pytest.raises(AssertionError):
+        assert_global_generators_untouched(SeedsTheProcess(max_iter=3), factor_rows())
