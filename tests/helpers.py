@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from skvae import VariationalAutoencoder
+from skvae._core._batch import Batch, draw_noise
 from skvae._core._component import resolve
-from skvae.likelihoods import Likelihood
+from skvae._core._summary import ColumnSummary
+from skvae.likelihoods import GaussianLikelihood, Likelihood
+from skvae.models import Autoencoder, LatentVariableModel, build_autoencoder
+from skvae.networks import MLP
+from skvae.posteriors import DiagonalPosterior
+from skvae.priors import StandardNormalPrior
 from tests.registry import case_of
+
+# ------------------------------------------------------------------------- estimators on any rows
 
 
 class OnSupport(VariationalAutoencoder):
@@ -24,3 +34,226 @@ class OnSupport(VariationalAutoencoder):
         case = case_of(resolve(self.likelihood, Likelihood, "likelihood"))
         dtype = rows.dtype if rows.dtype.kind == "f" else np.dtype(np.float32)
         return case.rows.from_real(rows.astype(np.float64)).astype(dtype)
+
+
+# -------------------------------------------------------------------------------- building models
+
+
+def build_model(
+    X: np.ndarray,
+    *,
+    n_latent: int = 2,
+    likelihood: Any = None,
+    prior: Any = None,
+    posterior: Any = None,
+    encoder: Any = None,
+    decoder: Any = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Autoencoder:
+    """Autoencoder with random weights for the rows of X; linear unless told otherwise."""
+    likelihood = GaussianLikelihood() if likelihood is None else likelihood
+    return build_autoencoder(
+        n_latent=n_latent,
+        summary=likelihood.summarize(X),
+        likelihood=likelihood,
+        prior=StandardNormalPrior() if prior is None else prior,
+        posterior=DiagonalPosterior() if posterior is None else posterior,
+        encoder=MLP(hidden_layer_sizes=()) if encoder is None else encoder,
+        decoder=MLP(hidden_layer_sizes=()) if decoder is None else decoder,
+        dtype=dtype,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def batch_of(model: LatentVariableModel, X: np.ndarray) -> Batch:
+    """Rows as the model reads them, in the dtype of its parameters."""
+    dtype = next(model.parameters()).dtype
+    return Batch(model.observation_head.standardize(torch.from_numpy(X)).to(dtype))
+
+
+def noise_for(
+    model: LatentVariableModel, n_draws: int, n_rows: int, *, seed: int = 0
+) -> dict[str, Tensor]:
+    """Noise that the model declares for a step."""
+    first = next(model.parameters())
+    return draw_noise(
+        model.noise_spec(n_draws),
+        n_rows,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=first.dtype,
+        device=first.device,
+    )
+
+
+# ------------------------------------------------------------------------------- exact answers
+
+
+class LinearGaussian(NamedTuple):
+    """x = W z + mean + noise with standard normal z and independent normal noise.
+
+    Attributes
+    ----------
+    loadings : ndarray of shape (n_columns, n_latent)
+    noise : ndarray of shape (n_columns,)
+        Variances.
+    mean : ndarray of shape (n_columns,)
+    """
+
+    loadings: np.ndarray
+    noise: np.ndarray
+    mean: np.ndarray
+
+    def log_prob(self, X: np.ndarray) -> np.ndarray:
+        """Log-density of each row, in nats."""
+        covariance = self.loadings @ self.loadings.T + np.diag(self.noise)
+        return normal_log_density(X, self.mean, covariance)
+
+    def posterior(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means (n_rows, n_latent) and the common covariance of z given each row."""
+        weighted = self.loadings / self.noise[:, None]
+        covariance = np.linalg.inv(np.eye(self.loadings.shape[1]) + weighted.T @ self.loadings)
+        return (X - self.mean) @ weighted @ covariance, covariance
+
+    def lower_bound(self, X: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Evidence lower bound of each row at q = N(mean, diag(variance)), in nats."""
+        n_columns = len(self.mean)
+        residuals = X - self.mean - mean @ self.loadings.T
+        spread = variance @ np.sum(self.loadings**2 / self.noise[:, None], axis=0)
+        reconstruction = -0.5 * (
+            n_columns * np.log(2 * np.pi)
+            + np.log(self.noise).sum()
+            + np.sum(residuals**2 / self.noise, axis=1)
+            + spread
+        )
+        kl = 0.5 * np.sum(mean**2 + variance - 1.0 - np.log(variance), axis=1)
+        return reconstruction - kl
+
+    def sample(self, n_rows: int, *, seed: int = 0) -> np.ndarray:
+        """Rows."""
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(n_rows, self.loadings.shape[1]))
+        noise = rng.normal(size=(n_rows, len(self.mean))) * np.sqrt(self.noise)
+        return z @ self.loadings.T + self.mean + noise
+
+
+def normal_log_density(X: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Log-density of each row under a multivariate normal, in nats."""
+    factor = np.linalg.cholesky(covariance)
+    standard = np.linalg.solve(factor, (X - mean).T)
+    log_det = 2.0 * np.log(np.diag(factor)).sum()
+    return -0.5 * (X.shape[1] * np.log(2 * np.pi) + log_det + np.square(standard).sum(axis=0))
+
+
+def linear_gaussian_of(model: Autoencoder) -> LinearGaussian:
+    """The marginal of an autoencoder whose decoder is affine and whose noise is constant.
+
+    Read off from what the model answers, not from how it stores it.
+    """
+    (n_latent,) = model.latent_shape
+    probe = torch.cat([torch.zeros(1, n_latent), torch.eye(n_latent)]).double().unsqueeze(1)
+    with torch.no_grad():
+        head, params = model.generative(Batch(probe), probe).observation
+        means = head.from_expectation(head.expectation(params))[:, 0].numpy()
+        noise = head.noise_variance(params).expand(1, 1, -1)[0, 0].numpy()
+    return LinearGaussian((means[1:] - means[0]).T, noise, means[0])
+
+
+def tight_linear_model(
+    n_columns: int = 4, n_latent: int = 2, *, noise: str = "per_feature", seed: int = 0
+) -> Autoencoder:
+    """Linear autoencoder, in float64, whose encoder is the exact posterior.
+
+    Columns have locations and scales of their own, the decoder an offset, and the loadings are
+    turned so that the posterior covariance is diagonal.
+    """
+    rng = np.random.default_rng(seed)
+    column = np.arange(n_columns)
+    summary = ColumnSummary(
+        mean=3.0 * column - 2.0,
+        scale=0.5 + column,
+        minimum=np.full(n_columns, -np.inf),
+        maximum=np.full(n_columns, np.inf),
+        n_rows=100,
+    )
+    model = build_autoencoder(
+        n_latent=n_latent,
+        summary=summary,
+        likelihood=GaussianLikelihood(noise=noise),
+        prior=StandardNormalPrior(),
+        posterior=DiagonalPosterior(),
+        encoder=MLP(hidden_layer_sizes=()),
+        decoder=MLP(hidden_layer_sizes=()),
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    head = model.observation_head
+    with torch.no_grad():
+        head.log_variance.copy_(torch.from_numpy(rng.normal(-1.0, 0.5, head.log_variance.shape)))
+    loadings = rng.normal(size=(n_columns, n_latent))
+    offset = torch.from_numpy(0.3 * rng.normal(size=n_columns))
+    scale = head.scale.numpy()
+    variance = head.noise_variance(head.params_from(offset)).detach().expand(n_columns).numpy()
+    variance = variance / scale**2
+    _, turn = np.linalg.eigh(loadings.T @ (loadings / variance[:, None]))
+    model.decoder.start_linear_(torch.from_numpy((loadings @ turn).T), offset)
+    exact = linear_gaussian_of(model)
+    # The posterior mean is affine in the standardised rows.
+    corners = np.concatenate([np.zeros((1, n_columns)), np.eye(n_columns)])
+    means, covariance = exact.posterior(corners * scale + head.location.numpy())
+    outputs = model.posterior_head.outputs_at(torch.from_numpy(0.5 * np.log(np.diag(covariance))))
+    outputs[:n_latent] = torch.from_numpy(means[0])
+    model.encoder.start_linear_(torch.from_numpy(means[1:] - means[0]), outputs)
+    return model
+
+
+def perturbed_(model: Autoencoder, size: float = 0.2, *, seed: int = 0) -> Autoencoder:
+    """The model with every weight of its encoder moved, so that its bound is loose."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            noise = torch.empty(p.shape, dtype=torch.float64).normal_(generator=generator)
+            p.add_(size * noise.to(p.dtype))
+    return model
+
+
+def log_likelihood_by_quadrature(
+    model: LatentVariableModel, X: np.ndarray, *, width: float = 8.0, n_nodes: int = 4001
+) -> np.ndarray:
+    """Log-likelihood of each row of a model with one latent variable, in nats, on a fine grid."""
+    assert model.latent_shape == (1,)
+    dtype = next(model.parameters()).dtype
+    z = torch.linspace(-width, width, n_nodes, dtype=dtype).view(-1, 1, 1)
+    with torch.no_grad():
+        log_prior, log_likelihood = model.log_joint(batch_of(model, X), z.expand(-1, len(X), -1))
+        total = torch.logsumexp(log_prior + log_likelihood, dim=0)
+    return (total + np.log(2.0 * width / (n_nodes - 1))).numpy()
+
+
+# ---------------------------------------------------------------------------------- comparisons
+
+
+def assert_mean(
+    draws: Any, expected: Any, *, n_errors: float = 4.5, axis: int = 0, name: str = ""
+) -> None:
+    """The mean of independent draws along `axis` is as expected, within its standard error.
+
+    At 4.5 standard errors a comparison fails by chance 7 times in a million.
+    """
+    draws = np.asarray(draws, dtype=np.float64)
+    error = draws.std(axis=axis, ddof=1) / np.sqrt(draws.shape[axis])
+    distance = np.abs(draws.mean(axis=axis) - np.asarray(expected, dtype=np.float64))
+    allowed = n_errors * error + 1e-10
+    assert np.all(distance <= allowed), (
+        f"{name}: off by {np.max(distance / allowed) * n_errors:.1f} standard errors"
+    )
+
+
+def assert_follows(draws: np.ndarray, edges: np.ndarray, cumulative: np.ndarray) -> None:
+    """Draws (n,) follow a distribution, given by its distribution function at the edges.
+
+    A Kolmogorov-Smirnov test that rejects one time in ten thousand.
+    """
+    empirical = np.searchsorted(np.sort(draws), edges, side="right") / len(draws)
+    distance = np.max(np.abs(empirical - cumulative))
+    assert distance < 2.23 / np.sqrt(len(draws)), f"distance {distance:.4f}"

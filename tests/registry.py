@@ -35,29 +35,31 @@ class Support(NamedTuple):
         differentiable if the support is continuous.
     low, high : float
         Ends of the support.
-    discrete : bool
-        Whether it consists of the whole numbers between its ends.
+    to_real : callable or None
+        Inverse of `from_real`; None if the support consists of the whole numbers between its ends.
     """
 
     name: str
     from_real: Callable[[np.ndarray], np.ndarray]
     low: float
     high: float
-    discrete: bool = False
+    to_real: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def discrete(self) -> bool:
+        """Whether it consists of whole numbers."""
+        return self.to_real is None
 
 
 def _sigmoid(t: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * t))
 
 
-# Rows with an offset and a scale of their own, so that whatever standardises is put to the test.
-REAL = Support("real", lambda t: t, -math.inf, math.inf)
-UNIT = Support("unit", _sigmoid, 0.0, 1.0)
-BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0, 1, discrete=True)
-# Real rows of any size stay countable: the laws sum over all counts that matter.
-COUNT = Support(
-    "count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0, math.inf, discrete=True
-)
+REAL = Support("real", lambda t: t, -math.inf, math.inf, lambda x: x)
+UNIT = Support("unit", _sigmoid, 0.0, 1.0, lambda x: np.log(x) - np.log1p(-x))
+BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
+# Capped at exp(4), so that the laws can sum over all counts that matter.
+COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
 
 
 class LikelihoodCase(NamedTuple):

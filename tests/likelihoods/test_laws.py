@@ -1,0 +1,378 @@
+"""What every likelihood promises: the laws of probability, and those of the protocol."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from skvae._core._summary import ColumnSummary
+from skvae.exceptions import SupportError
+from skvae.likelihoods._base import Observation
+from tests.helpers import assert_follows, assert_mean
+from tests.registry import (
+    LIKELIHOODS,
+    N_COLUMNS,
+    build_head,
+    draw_outputs,
+    each,
+    make_rows,
+)
+
+every_likelihood = pytest.mark.parametrize("case", each(LIKELIHOODS))
+# Those whose probability is that of X itself, not of something made of it.
+of_x = pytest.mark.parametrize("case", each([c for c in LIKELIHOODS if c.rows is c.outcome]))
+bounded = pytest.mark.parametrize(
+    "case", each([c for c in LIKELIHOODS if np.isfinite([c.rows.low, c.rows.high]).any()])
+)
+with_parameters = pytest.mark.parametrize(
+    "case", each([c for c in LIKELIHOODS if list(build_head(c).parameters())])
+)
+
+
+def one_density(head, *, seed=0):
+    """Parameters of one density for each column, as a function of numbers of draws and rows."""
+    outputs = draw_outputs(head, 1, 1, seed=seed)
+    return lambda n_draws, n_rows=1: head.params_from(outputs.expand(n_draws, n_rows, -1))
+
+
+def head_units(case, head, x):
+    """Values of the outcome in the units of the head."""
+    # What a likelihood makes of X by itself, such as a binarised value, is in its units already.
+    return head.standardize(x) if case.rows is case.outcome else x
+
+
+def user_units(case, head, x):
+    """Values in the units of the head as values of the outcome."""
+    return head.unstandardize(x) if case.rows is case.outcome else x
+
+
+def sample(head, params, *, seed=0):
+    """Draws (n_draws, n_columns) of one density for each column, in the units of the head."""
+    with torch.no_grad():
+        return head.sample(params, torch.Generator().manual_seed(seed))[:, 0]
+
+
+def tabulate(case, head, params_for):
+    """Values of the outcome and the probability of each, both (n_values, n_columns).
+
+    A continuous support is covered by a grid that is fine where the draws lie and reaches far
+    beyond them (a grid in the hyperbolic sine, mapped into the support).
+    """
+    draws = user_units(case, head, sample(head, params_for(2000))).numpy()
+    support = case.outcome
+    if support.discrete:
+        high = support.high if np.isfinite(support.high) else 10 * draws.max() + 50
+        values = np.tile(np.arange(support.low, high + 1)[:, None], (1, head.n_columns))
+    else:
+        low, middle, high = np.quantile(support.to_real(draws), [0.25, 0.5, 0.75], axis=0)
+        steps = np.linspace(-11.0, 11.0, 20001)[:, None]
+        values = support.from_real(middle + (high - low) * np.sinh(steps))
+    x = head_units(case, head, torch.from_numpy(values))
+    with torch.no_grad():
+        density = torch.exp(head.log_prob_columns(params_for(1, len(x)), x))[0].numpy()
+    if support.discrete:
+        return values, density
+    # The trapezoidal rule; each cell's mass is counted at its right end.
+    cells = 0.5 * (density[1:] + density[:-1]) * np.diff(values, axis=0)
+    return values[1:], cells
+
+
+@every_likelihood
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mass_is_one(case, seed):
+    head = build_head(case, seed=seed)
+    _, mass = tabulate(case, head, one_density(head, seed=seed))
+    np.testing.assert_allclose(mass.sum(axis=0), 1.0, rtol=1e-6)
+
+
+@every_likelihood
+def test_draws_follow_the_density(case):
+    head = build_head(case)
+    params_for = one_density(head)
+    values, mass = tabulate(case, head, params_for)
+    draws = user_units(case, head, sample(head, params_for(20_000), seed=1)).numpy()
+    for j in range(head.n_columns):
+        assert_follows(draws[:, j], values[:, j], np.cumsum(mass[:, j]))
+
+
+@every_likelihood
+def test_mean_matches_draws(case):
+    head = build_head(case)
+    params = head.params_from(draw_outputs(head, 1, 2).expand(20_000, -1, -1))
+    with torch.no_grad():
+        draws = head.unstandardize(head.sample(params, torch.Generator().manual_seed(0)))
+        mean = head.from_expectation(head.expectation(params)).expand_as(draws)[0]
+    assert_mean(draws, mean)
+
+
+@every_likelihood
+def test_expectations_of_draws_may_be_averaged(case):
+    # Importance weights average expectations and then ask for columns.
+    head = build_head(case)
+    with torch.no_grad():
+        expectation = head.expectation(head.params_from(draw_outputs(head, 2, 3)))
+        each_alone = head.from_expectation(expectation)
+        averaged = head.from_expectation(expectation.mean(0))
+    torch.testing.assert_close(averaged, each_alone.mean(0))
+
+
+@every_likelihood
+def test_noise_variance_matches_draws(case):
+    head = build_head(case)
+    params = one_density(head)(20_000)
+    with torch.no_grad():
+        variance = head.noise_variance(params)
+    if variance is None:
+        return
+    draws = head.unstandardize(sample(head, params))
+    deviations = (draws - head.from_expectation(head.expectation(params))[:, 0]).square()
+    assert_mean(deviations.detach(), variance.expand(20_000, 1, -1)[0, 0])
+
+
+@of_x
+def test_draws_are_in_the_support(case):
+    head = build_head(case)
+    params = head.params_from(draw_outputs(head, 50, 4))
+    draws = head.unstandardize(head.sample(params, torch.Generator().manual_seed(0)).detach())
+    assert draws.shape == (50, 4, N_COLUMNS)
+    case.component.check_support(draws.flatten(0, 1).numpy())
+
+
+@every_likelihood
+def test_draws_come_from_the_generator_alone(case):
+    head = build_head(case)
+    params = head.params_from(draw_outputs(head, 2, 4))
+    before = torch.get_rng_state()
+    first, again = (sample(head, params, seed=3) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@every_likelihood
+def test_expected_score_is_zero(case):
+    n_draws = 20_000
+    head = build_head(case)
+    outputs = draw_outputs(head, 1, 1).expand(n_draws, -1, -1).clone().requires_grad_()
+    x = sample(head, head.params_from(outputs)).detach()
+    # One row for each draw, so that the gradient of the sum is the score of each draw.
+    rows = outputs.transpose(0, 1)
+    log_prob = head.log_prob_columns(head.params_from(rows), x)
+    (score,) = torch.autograd.grad(log_prob.sum(), outputs)
+    assert_mean(score[:, 0], 0.0, name="outputs")
+    # Every decoder output has a say.
+    assert (score[:, 0].std(0) > 0).all()
+
+
+@with_parameters
+def test_expected_score_of_the_heads_parameters_is_zero(case):
+    head = build_head(case)
+    parameters = list(head.parameters())
+    outputs = draw_outputs(head, 1, 1).expand(1, 100, -1)
+    scores = []
+    for seed in range(200):
+        params = head.params_from(outputs)
+        generator = torch.Generator().manual_seed(seed)
+        x = head.sample(params, generator)[0].detach()
+        gradients = torch.autograd.grad(head.log_prob_columns(params, x).sum(), parameters)
+        scores.append(torch.cat([g.ravel() for g in gradients]))
+    assert_mean(torch.stack(scores), 0.0)
+    assert (torch.stack(scores).std(0) > 0).all()
+
+
+@every_likelihood
+def test_gradient_of_log_prob_matches_finite_differences(case):
+    head = build_head(case)
+    rows = torch.from_numpy(make_rows(case, 4, seed=1))
+    x = head.standardize(rows)
+    outputs = draw_outputs(head, 2, 4).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda o: head.log_prob_columns(head.params_from(o), x), (outputs,)
+    )
+
+
+@every_likelihood
+def test_columns_and_rows_do_not_mix(case):
+    head = build_head(case)
+    x = head.standardize(torch.from_numpy(make_rows(case, 5)))
+    outputs = draw_outputs(head, 2, 5)
+    with torch.no_grad():
+        whole = head.log_prob_columns(head.params_from(outputs), x)
+        part = head.log_prob_columns(head.params_from(outputs[1:, 2:4]), x[2:4])
+    assert whole.shape == (2, 5, N_COLUMNS)
+    torch.testing.assert_close(part, whole[1:, 2:4])
+
+
+@every_likelihood
+def test_masked_column_does_not_matter(case):
+    head = build_head(case)
+    x = head.standardize(torch.from_numpy(make_rows(case, 6)))
+    mask = torch.ones_like(x)
+    mask[:, 1] = 0.0
+    mask[2, 0] = 0.0
+    outputs = draw_outputs(head, 2, 6).requires_grad_()
+    params = head.params_from(outputs)
+    columns = head.log_prob_columns(params, x)
+    answers = []
+    for hidden in (x, torch.where(mask > 0, x, torch.full_like(x, torch.nan)), x.flip(0)):
+        entries = torch.where(mask > 0, x, hidden)
+        log_prob = Observation(head, params).log_prob(entries, mask)
+        features = head.features(entries, mask)
+        if features.shape == mask.shape:
+            assert (features[mask == 0] == 0).all()
+        answers.append((log_prob, features))
+    for log_prob, features in answers:
+        torch.testing.assert_close(log_prob, (columns * mask).sum(-1))
+        assert torch.equal(features, answers[0][1])
+    # Hidden entries that are finite leave a finite gradient, which is that without the column.
+    (gradient,) = torch.autograd.grad(answers[2][0].sum(), outputs, retain_graph=True)
+    (expected,) = torch.autograd.grad((columns * mask).sum(), outputs)
+    torch.testing.assert_close(gradient, expected)
+
+
+@every_likelihood
+def test_all_observed_equals_no_mask(case):
+    head = build_head(case)
+    x = head.standardize(torch.from_numpy(make_rows(case, 6)))
+    observation = Observation(head, head.params_from(draw_outputs(head, 2, 6)))
+    torch.testing.assert_close(
+        observation.log_prob(x, torch.ones_like(x)), observation.log_prob(x), rtol=0, atol=0
+    )
+    assert torch.equal(head.features(x, torch.ones_like(x)), head.features(x, None))
+
+
+@every_likelihood
+def test_float32_agrees_with_float64(case):
+    X = make_rows(case, 30)
+    answers = {}
+    for dtype in (torch.float32, torch.float64):
+        head = build_head(case, dtype=dtype)
+        assert {p.dtype for p in head.parameters()} <= {dtype}
+        x = head.standardize(torch.from_numpy(X)).to(dtype)
+        with torch.no_grad():
+            params = head.params_from(draw_outputs(head, 2, 30))
+            log_prob = head.log_prob_columns(params, x)
+            features = head.features(x, None)
+            mean = head.expectation(params)
+            draws = head.sample(params, torch.Generator().manual_seed(0))
+        assert {log_prob.dtype, features.dtype, mean.dtype, draws.dtype} == {dtype}
+        answers[dtype] = log_prob.double()
+    torch.testing.assert_close(answers[torch.float32], answers[torch.float64], rtol=1e-4, atol=1e-4)
+
+
+@every_likelihood
+def test_a_head_that_was_cast_and_cast_back_is_the_same_to_float32(case):
+    head = build_head(case)
+    cast = copy.deepcopy(head).to(torch.float32).to(torch.float64)
+    x = head.standardize(torch.from_numpy(make_rows(case, 6)))
+    # Locations and scales keep all their digits on the way.
+    assert torch.equal(cast.standardize(torch.from_numpy(make_rows(case, 6))), x)
+    outputs = draw_outputs(head, 2, 6)
+    torch.testing.assert_close(
+        cast.log_prob_columns(cast.params_from(outputs), x),
+        head.log_prob_columns(head.params_from(outputs), x),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@every_likelihood
+def test_initial_outputs_give_the_marginals(case):
+    # At the maximum of the likelihood the mean score is zero; a correction that keeps estimates
+    # off the border may move it by the order of one row.
+    n_rows = 40
+    head = build_head(case)
+    x = head.standardize(torch.from_numpy(make_rows(case, n_rows)))
+    outputs = head.initial_outputs().clone().requires_grad_()
+    assert outputs.shape == (head.n_outputs,)
+    params = head.params_from(outputs.expand(1, n_rows, -1))
+    log_prob = head.log_prob_columns(params, x).sum() / n_rows
+    scores = torch.autograd.grad(log_prob, [outputs, *head.parameters()])
+    assert max(float(s.abs().max()) for s in scores) < 1.0 / n_rows
+
+
+@every_likelihood
+def test_constant_columns_have_a_finite_start(case):
+    X = np.tile(case.rows.from_real(np.array([-1.0, 0.0, 1.0])), (5, 1))
+    head = case.component.build(case.component.summarize(X), torch.float64)
+    outputs = head.initial_outputs().clone().requires_grad_()
+    x = head.standardize(torch.from_numpy(X))
+    log_prob = head.log_prob_columns(head.params_from(outputs.expand(1, 5, -1)), x)
+    gradients = torch.autograd.grad(log_prob.sum(), [outputs, *head.parameters()])
+    for value in (outputs, log_prob, head.features(x, None), *gradients):
+        assert torch.isfinite(value).all()
+
+
+@of_x
+def test_standardize_and_unstandardize_are_inverse(case):
+    X = torch.from_numpy(make_rows(case, 20))
+    head = build_head(case)
+    torch.testing.assert_close(head.unstandardize(head.standardize(X)), X, rtol=1e-14, atol=1e-14)
+
+
+@every_likelihood
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.bool_])
+def test_standardize_reads_every_dtype(case, dtype):
+    X = np.array([[0, 1, 1], [1, 0, 1]])
+    head = build_head(case)
+    torch.testing.assert_close(
+        head.standardize(torch.from_numpy(X.astype(dtype))).double(),
+        head.standardize(torch.from_numpy(X.astype(np.float64))).double(),
+    )
+    case.component.check_support(X.astype(dtype))
+
+
+@every_likelihood
+def test_a_head_can_be_loaded_into_a_blank_one(case):
+    head = build_head(case)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.add_(0.1)
+    blank = case.component.build(ColumnSummary.blank(N_COLUMNS), torch.float64)
+    blank.load_state_dict(head.state_dict())
+    X = torch.from_numpy(make_rows(case, 6))
+    outputs = draw_outputs(head, 2, 6)
+    answers = [h.log_prob_columns(h.params_from(outputs), h.standardize(X)) for h in (head, blank)]
+    assert torch.equal(*answers)
+    assert torch.equal(blank.initial_outputs(), head.initial_outputs())
+
+
+@every_likelihood
+def test_rows_in_the_support_are_accepted(case):
+    for dtype in (np.float64, np.float32):
+        case.component.check_support(make_rows(case).astype(dtype), ["a", "b", "c"])
+
+
+@bounded
+def test_support_errors_name_column_and_value(case):
+    support = case.rows
+    bad = [support.low - 37.5, support.high + 37.5, np.nan]
+    if support.discrete:
+        bad.append(support.low + 0.25)
+    for value in [v for v in bad if not np.isinf(v)]:
+        X = make_rows(case)
+        X[5, 1] = value
+        X[7, 0] = value
+        with pytest.raises(SupportError, match=re.escape(f"column 1 holds {value!s} in row 5")):
+            case.component.check_support(X)
+        message = re.escape(f"column 'b' (index 1) holds {value!s} in row 5")
+        with pytest.raises(SupportError, match=message) as error:
+            case.component.check_support(X, ["a", "b", "c"])
+        assert isinstance(error.value, ValueError)
+        # The message says what was typed and what to do.
+        assert str(error.value).startswith("likelihood=")
+        assert case.component.support_hint()[0] in str(error.value)
+        assert str(error.value).endswith(case.component.support_hint()[1])
+
+
+@of_x
+def test_residuals_are_standardised_deviations_from_the_marginals(case):
+    head = build_head(case)
+    residuals = head.residuals(head.standardize(torch.from_numpy(make_rows(case))))
+    if residuals is None:
+        return
+    assert residuals.shape == (40, head.n_location_outputs)
+    assert residuals.mean(0).abs().max() < 0.1
+    # Columns may share one scale, in which case the mean variance is 1.
+    assert abs(float(residuals.var(0, correction=0).mean()) - 1.0) < 0.1
