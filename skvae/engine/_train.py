@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -17,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import Batch, Clock, draw_noise
 from skvae._core._random import Streams
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
@@ -170,7 +171,150 @@ class TrainingResult:
     kept_start: bool = False
 
 
-class Trainer:
+class TrainingLoop(ABC):
+    """The loop over epochs, for whatever takes the steps.
+
+    Attributes
+    ----------
+    learning_rate : LearningRate
+    clock : Clock
+    n_cooldown_epochs, n_warmup_epochs : int
+        Epochs of the cool-down of the rate, and epochs in which an idle bound says nothing.
+    n_epochs : int
+        Over the life of the model.
+    """
+
+    learning_rate: LearningRate
+    clock: Clock
+    n_cooldown_epochs: int
+    n_warmup_epochs: int
+    n_epochs: int = 0
+
+    @abstractmethod
+    def _epoch(self) -> float:
+        """One pass over the rows; mean bound of a row, NaN if anything was not finite."""
+
+    @abstractmethod
+    def _held_out(self) -> Tensor | None:
+        """Bounds of held-out rows, in nats, always with the same noise; None if there are none."""
+
+    @abstractmethod
+    def _tensors(self) -> list[Tensor]:
+        """All that training carries from step to step, the weights first."""
+
+    @property
+    def _n_weight_tensors(self) -> int:
+        """How many of the tensors are weights."""
+        return 1
+
+    def _loop(self, plan: Plan, observer: Observer | None) -> TrainingResult:
+        """Train for at most ``plan.max_epochs`` epochs.
+
+        With held-out rows their bound decides which state is kept and when to stop; without, the
+        training bound decides when to stop, and the last state is kept.
+
+        Raises
+        ------
+        FloatingPointError
+            If no epoch had a finite bound.
+        KeyboardInterrupt
+            If interrupted before the first epoch was finished.
+        """
+        result = TrainingResult(Status.MAX_EPOCHS)
+        began = time.perf_counter()
+        self.clock.cooldown_start.fill_(math.inf)
+        finite = self._snapshot()
+        best, reference, idle = -math.inf, -math.inf, 0
+        best_state: list[Tensor] | None = None
+        # The state before training competes too.
+        start_bounds = self._held_out()
+        if start_bounds is not None and bool(torch.isfinite(start_bounds).all()):
+            best = reference = float(start_bounds.mean())
+            best_state = finite
+        best_bounds = start_bounds
+        cooldown_left: int | None = None
+        repeating = False
+        try:
+            while len(result.bounds) < plan.max_epochs:
+                if observer is not None and not repeating:
+                    observer.epoch_begins()
+                bound = self._epoch()
+                repeating = not math.isfinite(bound)
+                if repeating:
+                    self._restore(finite)
+                    if result.n_halvings == MAX_HALVINGS:
+                        result.status = Status.DIVERGED
+                        break
+                    result.n_halvings += 1
+                    self.learning_rate.plateau.mul_(0.5)
+                    continue
+                self.n_epochs += 1
+                finite = self._snapshot()
+                result.bounds.append(bound)
+                score = bound
+                bounds = self._held_out()
+                if bounds is not None:
+                    score = float(bounds.mean())
+                    result.validation_scores.append(score)
+                    if score > best:
+                        best, best_state, best_bounds = score, finite, bounds
+                report = EpochReport(
+                    epoch=self.n_epochs,
+                    bound=bound,
+                    validation=score if bounds is not None else None,
+                    learning_rate=float(self.learning_rate(self.clock)),
+                    seconds=time.perf_counter() - began,
+                )
+                if observer is not None and observer.epoch_ends(report):
+                    result.status = Status.STOPPED
+                    break
+                if cooldown_left is not None:
+                    cooldown_left -= 1
+                    if cooldown_left <= 0:
+                        result.status = Status.CONVERGED
+                        break
+                    continue
+                if score > reference + plan.tolerance:
+                    reference, idle = score, 0
+                elif len(result.bounds) > self.n_warmup_epochs:
+                    idle += 1
+                if plan.patience is not None and idle >= plan.patience:
+                    if self.n_cooldown_epochs == 0:
+                        result.status = Status.CONVERGED
+                        break
+                    cooldown_left = self.n_cooldown_epochs
+                    self.clock.cooldown_start.copy_(self.clock.step)
+        except KeyboardInterrupt:
+            if not result.bounds:
+                raise
+            # In the midst of an epoch the weights may be anything: take the last whole one.
+            self._restore(finite)
+            result.status = Status.INTERRUPTED
+        result.still_rising = (
+            result.status is Status.MAX_EPOCHS
+            and plan.patience is not None
+            and cooldown_left is None
+            and idle < max(1, len(result.bounds) // 10)
+        )
+        if best_state is not None:
+            self._restore(best_state, weights_only=True)
+            if plan.start_is_rival:
+                result.kept_start = not _beats(best_bounds, start_bounds)
+        if result.status is Status.DIVERGED and not result.bounds:
+            raise FloatingPointError(Status.DIVERGED.value)
+        return result
+
+    def _snapshot(self) -> list[Tensor]:
+        return [t.clone() for t in self._tensors()]
+
+    def _restore(self, state: list[Tensor], *, weights_only: bool = False) -> None:
+        n_restored = self._n_weight_tensors if weights_only else len(state)
+        with torch.no_grad():
+            for target, value in zip(self._tensors()[:n_restored], state, strict=False):
+                target.copy_(value)
+
+
+class Trainer(TrainingLoop):
     """Model, bound, solver and random streams, ready to take epochs.
 
     `train` may be called again and continues where the last call ended; `state` and `resume` do
@@ -200,7 +344,7 @@ class Trainer:
         device = next(model.parameters()).device
         steps_per_epoch = plan.steps_per_epoch(n_rows)
         self.n_cooldown_epochs = -(-solver.cooldown_steps // steps_per_epoch)
-        self.warmup_epochs = -(-bound.n_warmup_steps // steps_per_epoch)
+        self.n_warmup_epochs = -(-bound.n_warmup_steps // steps_per_epoch)
         self.learning_rate = LearningRate(
             plan.learning_rate,
             min(solver.warmup_steps, plan.n_steps(n_rows) // 10),
@@ -217,8 +361,10 @@ class Trainer:
         self.model = model
         self.bound = bound
         self.streams = streams
-        self.n_epochs = 0
-        self._repeating = False
+        self.clock = self.step.clock
+        self._batch_size = plan.batch_size
+        self._rows: Rows | None = None
+        self._validation: Rows | None = None
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
 
@@ -248,92 +394,8 @@ class Trainer:
         KeyboardInterrupt
             If interrupted before the first epoch was finished.
         """
-        result = TrainingResult(Status.MAX_EPOCHS)
-        began = time.perf_counter()
-        self.step.clock.cooldown_start.fill_(math.inf)
-        finite = self._snapshot()
-        best_state: list[Tensor] | None = None
-        best, reference = -math.inf, -math.inf
-        start_bounds = None
-        if validation is not None:
-            # The state before training competes too.
-            start_bounds = self.validate(validation)
-            best = float(start_bounds.mean())
-            if math.isfinite(best):
-                best_state = self._snapshot()
-                reference = best
-            else:
-                best = -math.inf
-        idle = 0
-        cooldown_left: int | None = None
-        try:
-            while len(result.bounds) < plan.max_epochs:
-                if observer is not None and not self._repeating:
-                    observer.epoch_begins()
-                bound = self._epoch(rows, plan.batch_size)
-                self._repeating = not math.isfinite(bound)
-                if self._repeating:
-                    self._restore(finite)
-                    if result.n_halvings == MAX_HALVINGS:
-                        result.status = Status.DIVERGED
-                        break
-                    result.n_halvings += 1
-                    self.learning_rate.plateau.mul_(0.5)
-                    continue
-                self.n_epochs += 1
-                finite = self._snapshot()
-                result.bounds.append(bound)
-                score = bound
-                if validation is not None:
-                    score = float(self.validate(validation).mean())
-                    result.validation_scores.append(score)
-                    if score > best:
-                        best, best_state = score, finite
-                report = EpochReport(
-                    epoch=self.n_epochs,
-                    bound=bound,
-                    validation=score if validation is not None else None,
-                    learning_rate=float(self.learning_rate(self.step.clock)),
-                    seconds=time.perf_counter() - began,
-                )
-                if observer is not None and observer.epoch_ends(report):
-                    result.status = Status.STOPPED
-                    break
-                if cooldown_left is not None:
-                    cooldown_left -= 1
-                    if cooldown_left <= 0:
-                        result.status = Status.CONVERGED
-                        break
-                    continue
-                if score > reference + plan.tolerance:
-                    reference, idle = score, 0
-                elif len(result.bounds) > self.warmup_epochs:
-                    idle += 1
-                if plan.patience is not None and idle >= plan.patience:
-                    if self.n_cooldown_epochs == 0:
-                        result.status = Status.CONVERGED
-                        break
-                    cooldown_left = self.n_cooldown_epochs
-                    self.step.clock.cooldown_start.copy_(self.step.clock.step)
-        except KeyboardInterrupt:
-            if not result.bounds:
-                raise
-            # In the midst of an epoch the weights may be anything: take the last whole one.
-            self._restore(finite)
-            result.status = Status.INTERRUPTED
-        result.still_rising = (
-            result.status is Status.MAX_EPOCHS
-            and plan.patience is not None
-            and cooldown_left is None
-            and idle < max(1, len(result.bounds) // 10)
-        )
-        if best_state is not None:
-            self._restore(best_state, weights_only=True)
-            if plan.start_is_rival and validation is not None:
-                result.kept_start = not _beats(self.validate(validation), start_bounds)
-        if result.status is Status.DIVERGED and not result.bounds:
-            raise FloatingPointError(Status.DIVERGED.value)
-        return result
+        self._rows, self._validation, self._batch_size = rows, validation, plan.batch_size
+        return self._loop(plan, observer)
 
     def state(self) -> TrainerState:
         """What another trainer of the same model needs in order to go on."""
@@ -374,15 +436,21 @@ class Trainer:
                 parts.append(self.bound(self.model, Batch(x), noise).double())
         return torch.cat(parts)
 
-    def _epoch(self, rows: Rows, batch_size: int) -> float:
-        """One pass over the rows; mean bound of a row, NaN if anything was not finite."""
+    def _held_out(self) -> Tensor | None:
+        return None if self._validation is None else self.validate(self._validation)
+
+    def _tensors(self) -> list[Tensor]:
+        return self.step.state()
+
+    def _epoch(self) -> float:
+        assert self._rows is not None
         flat = self.step.flat
         self.step.tally.zero_()
         specs = self.model.noise_spec(self.bound.n_draws)
-        for batch in rows.batches(batch_size, self._rows_generator):
+        for batch in self._rows.batches(self._batch_size, self._rows_generator):
             noise = draw_noise(
                 specs,
-                batch_size,
+                self._batch_size,
                 generator=self._noise_generator,
                 dtype=flat.data.dtype,
                 device=flat.data.device,
@@ -391,15 +459,6 @@ class Trainer:
         # The only values that reach the host: one tally and one flag for each epoch.
         total, n_rows = self.step.tally.tolist()
         return total / n_rows if bool(torch.isfinite(flat.data).all()) else math.nan
-
-    def _snapshot(self) -> list[Tensor]:
-        return [t.clone() for t in self.step.state()]
-
-    def _restore(self, state: list[Tensor], *, weights_only: bool = False) -> None:
-        targets = self.step.state()
-        with torch.no_grad():
-            for target, value in zip(targets[:1] if weights_only else targets, state, strict=False):
-                target.copy_(value)
 
 
 def _beats(bounds: Tensor, rival: Tensor) -> bool:
