@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skvae._core._sklearn import StrOptions
+from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._base import Network, NetworkHead
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,7 +70,7 @@ class MLP(Network, shorthand="mlp"):
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "linear_path": ["boolean"],
-        "initial_scale": [None, float],
+        "initial_scale": [None, Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -102,10 +102,6 @@ class MLP(Network, shorthand="mlp"):
             raise ValueError(
                 "hidden_layer_sizes must hold positive integers, one for each hidden layer; got "
                 f"{self.hidden_layer_sizes!r}."
-            )
-        if self.initial_scale is not None and not 0 <= self.initial_scale < math.inf:
-            raise ValueError(
-                f"initial_scale must be None, or finite and >= 0; got {self.initial_scale!r}."
             )
         head = MLPHead(
             n_inputs,

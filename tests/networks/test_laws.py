@@ -1,0 +1,120 @@
+"""What every network promises."""
+
+import pytest
+import torch
+
+from tests.registry import NETWORKS, each
+
+every_network = pytest.mark.parametrize("network", each(NETWORKS))
+
+N_INPUTS, N_OUTPUTS, N_LOCATION = 3, 5, 2
+
+
+def build(network, *, seed=0, dtype=torch.float64, n_inputs=N_INPUTS):
+    return network.build(
+        n_inputs,
+        N_OUTPUTS,
+        n_location_outputs=N_LOCATION,
+        dtype=dtype,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+with_linear_path = pytest.mark.parametrize(
+    "network", each([network for network in NETWORKS if build(network).has_linear_path])
+)
+
+
+def inputs(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, N_INPUTS, generator=generator, dtype=torch.float64)
+
+
+@every_network
+def test_rows_and_draws_do_not_mix(network):
+    head, x = build(network), inputs(2, 4)
+    outputs = head(x)
+    assert outputs.shape == (2, 4, N_OUTPUTS)
+    torch.testing.assert_close(head(x[1]), outputs[1])
+    torch.testing.assert_close(head(x[:, 2:3]), outputs[:, 2:3])
+
+
+@every_network
+def test_gradients_match_finite_differences(network):
+    head = build(network)
+    # Away from the kinks of a piecewise linear activation.
+    assert torch.autograd.gradcheck(head, (inputs(3, seed=1).requires_grad_(),))
+
+
+@every_network
+def test_weights_are_stored_inputs_first(network):
+    head = build(network)
+    for name, p in head.named_parameters():
+        if not name.endswith("weight"):
+            assert p.ndim == 1
+    first = next(p for p in head.parameters() if p.ndim == 2)
+    assert first.shape[0] == N_INPUTS
+
+
+@every_network
+def test_weights_come_from_the_generator_alone(network):
+    before = torch.get_rng_state()
+    first, again, other = (build(network, seed=s).state_dict() for s in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@every_network
+def test_start_at_moves_all_outputs_by_the_same(network):
+    head, x = build(network), inputs(4)
+    before = head(x).detach()
+    start = torch.arange(N_OUTPUTS, dtype=torch.float64)
+    head.start_at(start)
+    torch.testing.assert_close(head(x), before + start)
+
+
+@with_linear_path
+def test_linear_start_is_linear(network):
+    head, x = build(network), inputs(2, 4)
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(N_INPUTS, N_LOCATION, generator=generator, dtype=torch.float64)
+    outputs = torch.arange(N_OUTPUTS, dtype=torch.float64)
+    head.start_linear_(weight, outputs)
+    expected = outputs.expand(2, 4, -1).clone()
+    expected[..., :N_LOCATION] += x @ weight
+    torch.testing.assert_close(head(x), expected)
+
+
+@with_linear_path
+def test_linear_start_can_be_left(network):
+    # At the start the last layer is zero; what feeds it must not be, or nothing would ever move.
+    head, x = build(network), inputs(50)
+    head.start_linear_(torch.zeros(N_INPUTS, N_LOCATION), torch.zeros(N_OUTPUTS))
+    start = {name: p.detach().clone() for name, p in head.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(50, N_OUTPUTS, generator=generator, dtype=torch.float64)
+    for _ in range(2):
+        gradients = torch.autograd.grad((head(x) * target).sum(), list(head.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(head.parameters(), gradients, strict=True):
+                p.add_(gradient)
+    for name, p in head.named_parameters():
+        assert p.numel() == 0 or (p != start[name]).any(), name
+
+
+@every_network
+def test_no_inputs_give_constant_outputs(network):
+    head = build(network, n_inputs=0)
+    outputs = head(torch.zeros(2, 4, 0, dtype=torch.float64))
+    assert outputs.shape == (2, 4, N_OUTPUTS)
+    torch.testing.assert_close(outputs, outputs[:1, :1].expand_as(outputs))
+
+
+@every_network
+def test_float32_agrees_with_float64(network):
+    x = inputs(4)
+    single, double = build(network, dtype=torch.float32), build(network)
+    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    single.load_state_dict(double.state_dict())
+    torch.testing.assert_close(single(x.float()).double(), double(x), rtol=1e-4, atol=1e-5)
