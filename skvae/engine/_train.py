@@ -131,15 +131,15 @@ class TrainerState(NamedTuple):
     ----------
     tensors : list of Tensor
         State of the update rule, then the clock.
-    plateau : float
-        Learning rate of the plateau, which non-finite values may have lowered.
+    rate_factor : float
+        By how much non-finite values have lowered the learning rate.
     rows, noise : Tensor
         States of the random generators.
     n_epochs : int
     """
 
     tensors: list[Tensor]
-    plateau: float
+    rate_factor: float
     rows: Tensor
     noise: Tensor
     n_epochs: int
@@ -223,7 +223,9 @@ class TrainingLoop(ABC):
         result = TrainingResult(Status.MAX_EPOCHS)
         began = time.perf_counter()
         self.clock.cooldown_start.fill_(math.inf)
-        finite = self._snapshot()
+        # `finite` is the state after the last epoch, `proven` the one before it: the former may
+        # already be where the next step leaves all bounds, the latter had an epoch ahead of it.
+        proven = finite = self._snapshot()
         best, reference, idle = -math.inf, -math.inf, 0
         best_state: list[Tensor] | None = None
         # The state before training competes too.
@@ -241,6 +243,7 @@ class TrainingLoop(ABC):
                 bound = self._epoch()
                 repeating = not math.isfinite(bound)
                 if repeating:
+                    finite = proven
                     self._restore(finite)
                     if result.n_halvings == MAX_HALVINGS:
                         result.status = Status.DIVERGED
@@ -249,7 +252,7 @@ class TrainingLoop(ABC):
                     self.learning_rate.plateau.mul_(0.5)
                     continue
                 self.n_epochs += 1
-                finite = self._snapshot()
+                proven, finite = finite, self._snapshot()
                 result.bounds.append(bound)
                 score = bound
                 bounds = self._held_out()
@@ -296,6 +299,9 @@ class TrainingLoop(ABC):
             and cooldown_left is None
             and idle < max(1, len(result.bounds) // 10)
         )
+        if best_state is None and result.n_halvings:
+            # With rows as wild as these the last state has still to be tried.
+            self._restore(proven)
         if best_state is not None:
             self._restore(best_state, weights_only=True)
             if plan.start_is_rival:
@@ -362,6 +368,7 @@ class Trainer(TrainingLoop):
         self.bound = bound
         self.streams = streams
         self.clock = self.step.clock
+        self._rate = plan.learning_rate
         self._batch_size = plan.batch_size
         self._rows: Rows | None = None
         self._validation: Rows | None = None
@@ -401,7 +408,7 @@ class Trainer(TrainingLoop):
         """What another trainer of the same model needs in order to go on."""
         return TrainerState(
             [t.detach().cpu().clone() for t in self.step.state()[1:]],
-            float(self.learning_rate.plateau),
+            float(self.learning_rate.plateau) / self._rate,
             self._rows_generator.get_state(),
             self._noise_generator.get_state(),
             self.n_epochs,
@@ -411,7 +418,7 @@ class Trainer(TrainingLoop):
         """Go on from the state of another trainer of the same model."""
         for target, value in zip(self.step.state()[1:], state.tensors, strict=True):
             target.copy_(value)
-        self.learning_rate.plateau.fill_(state.plateau)
+        self.learning_rate.plateau.fill_(self._rate * state.rate_factor)
         self._rows_generator.set_state(state.rows)
         self._noise_generator.set_state(state.noise)
         self.n_epochs = state.n_epochs

@@ -170,15 +170,20 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
-        setup = self._continue() if continued else self._begin(rows)
-        likelihood = setup.components["likelihood_"]
-        likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
+        components = {name: clone(c) for name, c in self._resolve_components().items()}
+        setup = self._continue(components) if continued else None
+        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
+        if setup is None:
+            setup = self._begin(components, rows)
+        progress = Progress(self, X, y, verbose=self.verbose)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
-            fitted = self._fitted_attributes(setup, setup.model, rows) | {"n_iter_": 1}
+            fitted = self._fitted_attributes(setup, setup.model, rows)
+            fitted["n_iter_"] = setup.n_epochs + 1
             result, state = TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None
         else:
-            result, state, fitted = self._run(setup, rows, X, y, partial=partial)
+            result, state, fitted = self._run(setup, rows, progress, partial=partial)
+        progress.fit_ends()
         earlier = (self.lower_bounds_, self.validation_scores_) if continued else ([], [])
         fitted |= {
             "lower_bounds_": [*earlier[0], *result.bounds],
@@ -191,10 +196,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             self._warn(result)
         return self
 
-    def _begin(self, rows: np.ndarray) -> Setup:
-        """Components and a model for rows seen for the first time."""
-        components = {name: clone(c) for name, c in self._resolve_components().items()}
-        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
+    def _begin(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
+        """A model for rows seen for the first time."""
         n_components = self.n_components
         if n_components is None:
             n_components = min(rows.shape)
@@ -206,16 +209,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         model = model.to(resolve_device(self.device))
         return Setup(components, model, summary.mean, seed, None, 0)
 
-    def _continue(self) -> Setup:
+    def _continue(self, components: dict[str, Component]) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
-        components = {name: clone(c) for name, c in self._resolve_components().items()}
-        changed = [
-            name.removesuffix("_")
-            for name in self._architecture
-            if joblib.hash(components[name]) != joblib.hash(getattr(self, name))
-        ]
-        if self.n_components not in (None, self.n_components_):
-            changed.insert(0, "n_components")
+        changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
+        for name in self._architecture:
+            changed += _changes(name.removesuffix("_"), getattr(self, name), components[name])
         if changed:
             raise ValueError(
                 f"The fitted model cannot be trained further, since {', '.join(changed)} changed "
@@ -224,10 +222,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         model = copy.deepcopy(self.model_)
         model = model.to(device=resolve_device(self.device), dtype=torch.float32)
-        return Setup(components, model, self.mean_, self._seed, self._trainer_state, self.n_iter_)
+        # The state of one solver says nothing to another.
+        same_solver = type(components["solver_"]) is type(self.solver_)
+        state = self._trainer_state if same_solver else None
+        return Setup(components, model, self.mean_, self._seed, state, self.n_iter_)
 
     def _run(
-        self, setup: Setup, rows: np.ndarray, X: Any, y: Any, *, partial: bool
+        self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         model, streams = setup.model, Streams(setup.seed)
@@ -264,7 +265,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             fitted = self._fitted_attributes(setup, own_storage(copy.deepcopy(model)), rows)
             return fitted | {"n_iter_": trainer.n_epochs}
 
-        progress = Progress(self, X, y, verbose=self.verbose, attributes=attributes_now)
+        progress.attributes = attributes_now
         try:
             result = trainer.train(
                 training,
@@ -290,7 +291,6 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
             self._start(setup, everything)
         fitted = self._fitted_attributes(setup, own_storage(model), rows)
-        progress.fit_ends()
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
     def _start(self, setup: Setup, rows: Rows) -> bool:
@@ -387,6 +387,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
+
+
+def _changes(name: str, before: Component, after: Component) -> list[str]:
+    """What differs between two components: nothing, a hyperparameter, or all of it."""
+    if joblib.hash(before) == joblib.hash(after):
+        return []
+    if type(before) is not type(after):
+        return [name]
+    old, new = before.get_params(deep=False), after.get_params(deep=False)
+    return [f"{key} of {name}" for key in old if joblib.hash(old[key]) != joblib.hash(new[key])]
 
 
 def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dict[str, Any]:

@@ -21,17 +21,18 @@ class Progress:
     X, y : as given to ``fit``
     verbose : int
         0 prints nothing; otherwise at most one line for each half second, and a last one.
+
+    Attributes
+    ----------
     attributes : callable
         Fitted attributes as if training had ended now, called only if a callback asks for them.
     """
 
-    def __init__(
-        self, estimator: Any, X: Any, y: Any, *, verbose: int, attributes: Callable[[], dict]
-    ) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any, *, verbose: int) -> None:
         self._estimator = estimator
         self._data = {"X": X, "y": y}
         self._verbose = verbose
-        self._attributes = attributes
+        self.attributes: Callable[[], dict] = dict
         self._printed_at = 0.0
         self._last_line = ""
         self._unprinted = False
@@ -59,7 +60,7 @@ class Progress:
             return False
         return self._epoch.call_on_fit_task_end(
             estimator=self._estimator,
-            reconstruction_attributes=self._attributes,
+            reconstruction_attributes=self.attributes,
             **self._data,
         )
 
