@@ -225,7 +225,7 @@ class TrainingLoop(ABC):
         self.clock.cooldown_start.fill_(math.inf)
         # `finite` is the state after the last epoch, `proven` the one before it: the former may
         # already be where the next step leaves all bounds, the latter had an epoch ahead of it.
-        proven = finite = self._snapshot()
+        best_proven = proven = finite = self._snapshot()
         best, reference, idle = -math.inf, -math.inf, 0
         best_state: list[Tensor] | None = None
         # The state before training competes too.
@@ -253,6 +253,8 @@ class TrainingLoop(ABC):
                     continue
                 self.n_epochs += 1
                 proven, finite = finite, self._snapshot()
+                if bound >= max(result.bounds, default=bound):
+                    best_proven = proven
                 result.bounds.append(bound)
                 score = bound
                 bounds = self._held_out()
@@ -300,8 +302,9 @@ class TrainingLoop(ABC):
             and idle < max(1, len(result.bounds) // 10)
         )
         if best_state is None and result.n_halvings:
-            # With rows as wild as these the last state has still to be tried.
-            self._restore(proven)
+            # With rows as wild as these the last state has still to be tried: take the one from
+            # which the best epoch began.
+            self._restore(best_proven)
         if best_state is not None:
             self._restore(best_state, weights_only=True)
             if plan.start_is_rival:
