@@ -38,6 +38,18 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"skvae {release}"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 html_show_sourcelink = False
+# Pages without sections of their own have nothing for the left-hand column.
+html_sidebars = {
+    page: []
+    for page in (
+        "index",
+        "getting_started",
+        "user_guide",
+        "how_to_add_likelihood",
+        "benchmarks",
+        "changelog",
+    )
+}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
