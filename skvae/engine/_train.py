@@ -199,6 +199,10 @@ class TrainingLoop(ABC):
         """Bounds of held-out rows, in nats, always with the same noise; None if there are none."""
 
     @abstractmethod
+    def _training_bound(self) -> float:
+        """Mean bound of the training rows, in nats per row."""
+
+    @abstractmethod
     def _tensors(self) -> list[Tensor]:
         """All that training carries from step to step, the weights first."""
 
@@ -225,7 +229,7 @@ class TrainingLoop(ABC):
         self.clock.cooldown_start.fill_(math.inf)
         # `finite` is the state after the last epoch, `proven` the one before it: the former may
         # already be where the next step leaves all bounds, the latter had an epoch ahead of it.
-        best_proven = proven = finite = self._snapshot()
+        start = proven = finite = self._snapshot()
         best, reference, idle = -math.inf, -math.inf, 0
         best_state: list[Tensor] | None = None
         # The state before training competes too.
@@ -253,8 +257,6 @@ class TrainingLoop(ABC):
                     continue
                 self.n_epochs += 1
                 proven, finite = finite, self._snapshot()
-                if bound >= max(result.bounds, default=bound):
-                    best_proven = proven
                 result.bounds.append(bound)
                 score = bound
                 bounds = self._held_out()
@@ -302,16 +304,20 @@ class TrainingLoop(ABC):
             and idle < max(1, len(result.bounds) // 10)
         )
         if best_state is None and result.n_halvings:
-            # With rows as wild as these the last state has still to be tried: take the one from
-            # which the best epoch began.
-            self._restore(best_proven)
+            # With rows as wild as these an epoch may end anywhere: look where, and choose.
+            best_state = max((start, proven, finite), key=self._training_bound_at)
         if best_state is not None:
             self._restore(best_state, weights_only=True)
-            if plan.start_is_rival:
+            if plan.start_is_rival and start_bounds is not None:
                 result.kept_start = not _beats(best_bounds, start_bounds)
         if result.status is Status.DIVERGED and not result.bounds:
             raise FloatingPointError(Status.DIVERGED.value)
         return result
+
+    def _training_bound_at(self, state: list[Tensor]) -> float:
+        self._restore(state)
+        bound = self._training_bound()
+        return bound if math.isfinite(bound) else -math.inf
 
     def _snapshot(self) -> list[Tensor]:
         return [t.clone() for t in self._tensors()]
@@ -448,6 +454,10 @@ class Trainer(TrainingLoop):
 
     def _held_out(self) -> Tensor | None:
         return None if self._validation is None else self.validate(self._validation)
+
+    def _training_bound(self) -> float:
+        assert self._rows is not None
+        return float(self.validate(self._rows).mean())
 
     def _tensors(self) -> list[Tensor]:
         return self.step.state()
