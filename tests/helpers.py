@@ -218,14 +218,17 @@ def perturbed_(model: Autoencoder, size: float = 0.2, *, seed: int = 0) -> Autoe
 
 
 def log_likelihood_by_quadrature(
-    model: LatentVariableModel, X: np.ndarray, *, width: float = 8.0, n_nodes: int = 4001
+    model: LatentVariableModel, batch: Batch, *, width: float = 8.0, n_nodes: int = 2001
 ) -> np.ndarray:
-    """Log-likelihood of each row of a model with one latent variable, in nats, on a fine grid."""
+    """Log-likelihood of each row of a model with one latent variable, in nats, on a fine grid.
+
+    Exact to many digits for a decoder without kinks and a posterior that is not narrower than a
+    few cells of 0.008.
+    """
     assert model.latent_shape == (1,)
-    dtype = next(model.parameters()).dtype
-    z = torch.linspace(-width, width, n_nodes, dtype=dtype).view(-1, 1, 1)
+    z = torch.linspace(-width, width, n_nodes, dtype=batch.x.dtype).view(-1, 1, 1)
     with torch.no_grad():
-        log_prior, log_likelihood = model.log_joint(batch_of(model, X), z.expand(-1, len(X), -1))
+        log_prior, log_likelihood = model.log_joint(batch, z.expand(-1, len(batch.x), -1))
         total = torch.logsumexp(log_prior + log_likelihood, dim=0)
     return (total + np.log(2.0 * width / (n_nodes - 1))).numpy()
 
