@@ -10,4 +10,5 @@ from skvae.engine._train import (
     Trainer,
     TrainerState,
     TrainingResult,
+    evaluation_draws,
 )

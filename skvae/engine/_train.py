@@ -434,13 +434,12 @@ class Trainer(TrainingLoop):
 
     def validate(self, rows: Rows) -> Tensor:
         """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
-        n_rows = len(rows)
-        n_draws = min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
+        n_draws = evaluation_draws(len(rows))
         first = next(self.model.parameters())
         generator = self.streams.generator("validation", first.device)
         parts = []
         with torch.no_grad():
-            for start in range(0, n_rows, VALIDATION_BATCH):
+            for start in range(0, len(rows), VALIDATION_BATCH):
                 x = rows.slice(start, start + VALIDATION_BATCH)
                 noise = draw_noise(
                     self.model.noise_spec(n_draws),
@@ -479,6 +478,11 @@ class Trainer(TrainingLoop):
         # The only values that reach the host: one tally and one flag for each epoch.
         total, n_rows = self.step.tally.tolist()
         return total / n_rows if bool(torch.isfinite(flat.data).all()) else math.nan
+
+
+def evaluation_draws(n_rows: int) -> int:
+    """Draws of z for each of `n_rows` rows when their bound is evaluated, not trained on."""
+    return min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
 
 
 def _beats(bounds: Tensor, rival: Tensor) -> bool:

@@ -28,6 +28,7 @@ from skvae.engine import (
     Trainer,
     TrainerState,
     TrainingResult,
+    evaluation_draws,
     residual_moments,
 )
 from skvae.estimators._progress import Progress
@@ -421,7 +422,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
         for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
             batch = Batch(source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE))
             noise = draw_noise(
-                model.noise_spec(bound.n_draws),
+                model.noise_spec(max(bound.n_draws, evaluation_draws(len(source)))),
                 len(batch.x),
                 generator=generator,
                 dtype=first.dtype,
