@@ -1,0 +1,230 @@
+"""A whole training step of every registered combination on the meta device.
+
+Tensors there have a shape, a dtype and a device, and no values. What a step may not do fails on
+them in milliseconds and without a GPU: bring a value to the host, take a shape from data, mix
+devices.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from skvae._core._batch import Batch
+from skvae.engine import TrainingStep
+from skvae.likelihoods import GaussianLikelihood
+from skvae.likelihoods._gaussian import GaussianHead
+from skvae.networks import MLP
+from skvae.networks._mlp import MLPHead
+from skvae.objectives import SGVB
+from skvae.objectives._sgvb import SGVBBound
+from skvae.posteriors._diagonal import DiagonalHead
+from skvae.priors._normal import StandardNormal
+from skvae.solvers import Adam
+from skvae.solvers._adam import AdamRule
+from skvae.solvers._base import LearningRate
+from tests import registry
+from tests.helpers import build_model
+from tests.registry import case_of, component_of, make_rows
+
+META = torch.device("meta")
+N_ROWS = 8
+
+REGISTERED = {
+    "likelihood": registry.LIKELIHOODS,
+    "prior": registry.PRIORS,
+    "posterior": registry.POSTERIORS,
+    "encoder": registry.NETWORKS,
+    "decoder": registry.NETWORKS,
+    "objective": registry.OBJECTIVES,
+    "solver": registry.SOLVERS,
+}
+ONE_AT_A_TIME = [{kind: entry} for kind, entries in REGISTERED.items() for entry in entries]
+PAIRS = [
+    {"likelihood": case, "objective": objective}
+    for case, objective in itertools.product(registry.LIKELIHOODS, registry.OBJECTIVES)
+]
+
+
+def name_of(combination):
+    return " ".join(
+        f"{kind}={' '.join(repr(component_of(entry)).split())}"
+        for kind, entry in combination.items()
+    )
+
+
+def model_and_step(device, *, dtype=torch.float32, **entries):
+    """A model on a device, the training step that every estimator takes, and a batch's shape."""
+    case = entries.pop("likelihood", None) or case_of(GaussianLikelihood())
+    objective = entries.pop("objective", SGVB())
+    solver = entries.pop("solver", Adam(clip_norm=1.0))
+    hidden = MLP(hidden_layer_sizes=(4,))
+    ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
+    X = make_rows(case, N_ROWS)
+    model = build_model(X, dtype=dtype, **ingredients).to(device)
+    rate = LearningRate(1e-3, 10, 10, torch.device(device))
+    step = TrainingStep(model, objective.build(100), solver, rate, prior_precision=0.1)
+    return model, step, X
+
+
+def noise_on(device, model, n_draws, *, dtype=torch.float32):
+    specs = model.noise_spec(n_draws)
+    return {
+        name: torch.zeros(spec.full_shape(N_ROWS), dtype=dtype, device=device)
+        for name, spec in specs.items()
+    }
+
+
+def step_on_meta(**entries):
+    """Two steps (the second has moments to read) of a combination on the meta device."""
+    model, step, X = model_and_step(META, **entries)
+    batch = Batch(
+        torch.empty(X.shape, dtype=torch.float32, device=META),
+        weight=torch.empty(N_ROWS, dtype=torch.float32, device=META),
+    )
+    for _ in range(2):
+        step(batch, noise_on(META, model, step.bound.n_draws))
+    return step
+
+
+@pytest.mark.parametrize("combination", ONE_AT_A_TIME + PAIRS, ids=name_of)
+def test_step_runs_without_values(combination):
+    step = step_on_meta(**combination)
+    assert all(t.device == META for t in (*step.state(), step.flat.grad, step.tally))
+
+
+def test_pairs_are_the_product():
+    assert len(PAIRS) == len(registry.LIKELIHOODS) * len(registry.OBJECTIVES)
+    assert len({name_of(c) for c in PAIRS}) == len(PAIRS)
+
+
+# -- planted faults: what the meta device is trusted to find, it finds -----------------------------
+
+
+def host_sync(t):
+    """A branch on a value."""
+    return t if bool((t > 0).all()) else t * 1.0
+
+
+def item(t):
+    """A Python number from a tensor."""
+    return t * (1.0 + 0.0 * t.sum().item())
+
+
+def to_float(t):
+    """A Python number from a tensor, by its other name."""
+    return t * (1.0 + 0.0 * float(t.detach().sum()))
+
+
+def ragged(t):
+    """A shape that depends on values."""
+    return t + t[t > -1e30].sum() * 0.0
+
+
+def nonzero(t):
+    """Another shape that depends on values."""
+    return t + 0.0 * len(torch.nonzero(t))
+
+
+def wrong_device(t):
+    """A tensor that was born on the CPU whatever the model's device."""
+    return t + torch.zeros(t.shape, dtype=t.dtype)
+
+
+def to_numpy(t):
+    """A detour over the host."""
+    return t + torch.from_numpy(np.asarray(t.detach().numpy())).to(t.device) * 0.0
+
+
+FAULTS = [host_sync, item, to_float, ragged, nonzero, wrong_device, to_numpy]
+
+
+def in_likelihood(monkeypatch, fault):
+    plain = GaussianHead.log_prob_columns
+    monkeypatch.setattr(
+        GaussianHead, "log_prob_columns", lambda self, params, x: fault(plain(self, params, x))
+    )
+
+
+def in_observation(monkeypatch, fault):
+    monkeypatch.setattr(GaussianHead, "observe", lambda self, x, noise: fault(x))
+
+
+def in_network(monkeypatch, fault):
+    plain = MLPHead.forward
+    monkeypatch.setattr(MLPHead, "forward", lambda self, inputs: fault(plain(self, inputs)))
+
+
+def in_posterior(monkeypatch, fault):
+    plain = DiagonalHead.forward
+    monkeypatch.setattr(DiagonalHead, "forward", lambda self, outputs: plain(self, fault(outputs)))
+
+
+def in_prior(monkeypatch, fault):
+    plain = StandardNormal.kl
+    monkeypatch.setattr(StandardNormal, "kl", lambda self, q: fault(plain(self, q)))
+
+
+def in_bound(monkeypatch, fault):
+    plain = SGVBBound.__call__
+    monkeypatch.setattr(SGVBBound, "__call__", lambda self, *args: fault(plain(self, *args)))
+
+
+def in_update_rule(monkeypatch, fault):
+    plain = AdamRule.update_
+
+    def update_(self, parameters, gradient, learning_rate, step):
+        plain(self, parameters, fault(gradient), learning_rate, step)
+
+    monkeypatch.setattr(AdamRule, "update_", update_)
+
+
+def in_learning_rate(monkeypatch, fault):
+    plain = LearningRate.__call__
+    monkeypatch.setattr(LearningRate, "__call__", lambda self, clock: fault(plain(self, clock)))
+
+
+PLACES = [
+    in_likelihood,
+    in_observation,
+    in_network,
+    in_posterior,
+    in_prior,
+    in_bound,
+    in_update_rule,
+    in_learning_rate,
+]
+
+
+def name(function):
+    return function.__name__
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=name)
+def test_fault_is_caught(fault, monkeypatch):
+    in_likelihood(monkeypatch, fault)
+    with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
+        step_on_meta()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=name)
+def test_every_part_of_a_step_is_looked_at(place, monkeypatch):
+    place(monkeypatch, host_sync)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step_on_meta()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=name)
+def test_fault_goes_unnoticed_on_the_cpu(fault, monkeypatch):
+    """The faults are what they pretend to be: right in value, wrong on a device."""
+    values = []
+    for planted in (False, True):
+        with monkeypatch.context() as patch:
+            if planted:
+                in_likelihood(patch, fault)
+            model, step, X = model_and_step("cpu", dtype=torch.float64)
+            batch = Batch(torch.from_numpy(X), weight=torch.ones(N_ROWS, dtype=torch.float64))
+            step(batch, noise_on("cpu", model, 1, dtype=torch.float64))
+            values.append(step.flat.data.clone())
+    torch.testing.assert_close(values[0], values[1])
