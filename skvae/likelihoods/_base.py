@@ -124,6 +124,8 @@ class ObservationHead(nn.Module, ABC):
     float64_buffers : tuple of str
         Names of buffers that stay in float64 whatever the dtype of the module: float32 has no
         digits left for a location of 1e8 and a scale of 1.
+    hand_derived : bool
+        Whether ``backward_`` is offered.
     """
 
     n_columns: int
@@ -131,6 +133,7 @@ class ObservationHead(nn.Module, ABC):
     n_location_outputs: int
     n_features: int
     float64_buffers: tuple[str, ...] = ()
+    hand_derived: bool = False
 
     def _apply(self, fn: Any, recurse: bool = True) -> ObservationHead:
         exact = {name: getattr(self, name) for name in self.float64_buffers}
@@ -191,6 +194,35 @@ class ObservationHead(nn.Module, ABC):
         x : Tensor of shape (n_rows, n_columns)
             In the units of the head.
         """
+
+    def backward_(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        coefficient: Tensor | None,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-density of rows and its gradient, for several models at once, by hand.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (n_models, n_rows, n_outputs)
+        x : Tensor of shape (n_models, n_rows, n_columns)
+            In the units of the head.
+        coefficient : Tensor of shape (n_models, n_rows, 1) or None
+            Factor of each row's gradient; None if no gradient is wanted.
+        values, gradients : mapping of str to Tensor of shape (n_models, 1, ...)
+            Parameters and buffers of the heads, and where the gradients of the parameters go.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (n_models, n_rows)
+            In nats of the user's rows.
+        gradient : Tensor of shape (n_models, n_rows, n_outputs) or None
+            Of ``(coefficient * log_prob).sum()`` in the outputs.
+        """
+        raise NotImplementedError  # abstract where `hand_derived` is True
 
     @abstractmethod
     def sample(self, params: Any, generator: torch.Generator) -> Tensor:

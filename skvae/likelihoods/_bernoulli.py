@@ -125,6 +125,7 @@ class BernoulliHead(ObservationHead):
         self.n_location_outputs = self.n_features = self.n_columns
         self.threshold = threshold
         self.dynamic = dynamic
+        self.hand_derived = not dynamic
         # Half a one and half a zero are added (Jeffreys' prior): a pixel that was never on in
         # training must not give a test row with that pixel on a likelihood of zero.
         frequency = (summary.n_rows * summary.mean + 0.5) / (summary.n_rows + 1.0)
@@ -184,6 +185,19 @@ class BernoulliHead(ObservationHead):
         return -functional.binary_cross_entropy_with_logits(
             params.logits, x.expand_as(params.logits), reduction="none"
         )
+
+    def backward_(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        coefficient: Tensor | None,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        log_prob = (x * outputs - functional.softplus(outputs)).sum(-1)
+        if coefficient is None:
+            return log_prob, None
+        return log_prob, coefficient * (x - torch.sigmoid(outputs))
 
     def sample(self, params: BernoulliParams, generator: torch.Generator) -> Tensor:
         uniform = torch.empty_like(params.logits).uniform_(generator=generator)

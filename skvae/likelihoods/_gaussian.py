@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +17,7 @@ from skvae._core._factor_analysis import (
     loadings_for_noise,
     principal_components,
 )
-from skvae._core._normal import normal_log_prob
+from skvae._core._normal import LOG_2PI, normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
@@ -116,6 +117,7 @@ class GaussianHead(ObservationHead):
     """
 
     float64_buffers = ("location", "scale")
+    hand_derived = True
 
     def __init__(
         self,
@@ -204,6 +206,43 @@ class GaussianHead(ObservationHead):
         # d x_head / d x_user = 1 / scale: the density is that of the user's rows.
         log_jacobian = torch.log(self.scale).to(x.dtype)
         return normal_log_prob(x, params.mean, params.log_scale) - log_jacobian
+
+    def backward_(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        coefficient: Tensor | None,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        mean, change = outputs[..., : self.n_columns], outputs[..., self.n_columns :]
+        log_variance = values["log_variance"]
+        if self.predicted:
+            log_variance = log_variance + change
+        floor = log_variance.new_full((), math.log(NOISE_FLOOR))
+        learned = 0.5 * values["learned"]
+        log_scale = learned * torch.logaddexp(log_variance, floor)
+        if self.fixed:
+            log_scale = 0.5 * log_variance
+        residual = x - mean
+        scaled = residual * torch.exp(-2.0 * log_scale)
+        square = residual * scaled
+        constant = 0.5 * LOG_2PI * self.n_columns + torch.log(values["scale"]).sum(-1)
+        log_prob = -0.5 * square.sum(-1) - log_scale.expand_as(square).sum(-1) - constant
+        if coefficient is None:
+            return log_prob, None
+        gradient = coefficient * scaled
+        if not self.fixed:
+            slope = learned * torch.sigmoid(log_variance - floor)
+            in_variance = coefficient * (square - 1.0) * slope
+            if self.predicted:
+                gradient = torch.cat([gradient, in_variance], dim=-1)
+            else:
+                total = in_variance.sum(1, keepdim=True)
+                if self.common:
+                    total = total.sum(-1, keepdim=True)
+                gradients["log_variance"].copy_(total)
+        return log_prob, gradient
 
     def sample(self, params: GaussianParams, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(params.mean).normal_(generator=generator)

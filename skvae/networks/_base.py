@@ -43,9 +43,12 @@ class NetworkHead(nn.Module, ABC):
     ----------
     has_linear_path : bool
         Whether ``start_linear_`` is offered.
+    hand_derived : bool
+        Whether the engine may take its gradient without automatic differentiation.
     """
 
     has_linear_path: bool = False
+    hand_derived: bool = False
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
+# Derivatives of activations, as functions of what the activation returned.
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": lambda h: h.clamp(max=0.0) + 1.0,
+    "logistic": lambda h: h * (1.0 - h),
+    "relu": lambda h: (h > 0).to(h.dtype),
+    # torch's softplus is the identity above 20.
+    "softplus": lambda h: torch.where(h > 20.0, torch.ones_like(h), -torch.expm1(-h)),
+    "tanh": lambda h: 1.0 - h * h,
+}
+
 # Variance of the weights times the fan-in, so that activity neither dies nor explodes with depth
 # (He et al., 2015); 1 is Glorot's choice for activations that are linear around 0.
 _GAIN = {"relu": 2.0, "elu": 1.5, "gelu": 2.0, "silu": 2.0, "softplus": 1.0}
@@ -220,6 +230,11 @@ class MLPHead(NetworkHead):
     def start_at(self, outputs: Tensor) -> None:
         with torch.no_grad():
             self.output.bias.add_(outputs.to(self.output.bias.dtype))
+
+    @property
+    def hand_derived(self) -> bool:  # type: ignore[override]
+        """Whether the derivative of the activation is known from its value."""
+        return self.activation in DERIVATIVES
 
     @property
     def has_linear_path(self) -> bool:  # type: ignore[override]

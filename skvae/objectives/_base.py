@@ -35,10 +35,14 @@ class Bound(ABC):
         Draws of z that it asks for at a training step.
     n_warmup_steps : int
         Steps after which its gradient is that of the bound itself.
+    hand_derived : bool
+        Whether it is the evidence lower bound with an analytic divergence, whose gradient the
+        engine knows; it then has ``kl_weight``.
     """
 
     n_draws: int
     n_warmup_steps: int = 0
+    hand_derived: bool = False
 
     @abstractmethod
     def __call__(

@@ -91,6 +91,7 @@ class SGVBBound(Bound):
         self.analytic = analytic
         self.beta = beta
         self.n_warmup_steps = n_warmup_steps
+        self.hand_derived = analytic
 
     def __call__(
         self,
@@ -111,11 +112,11 @@ class SGVBBound(Bound):
         if clock is None or (self.beta == 1.0 and self.n_warmup_steps == 0):
             return bound
         # Value of the bound, gradient of the weighted bound.
-        excess = (1.0 - self._weight(clock)).to(kl.dtype) * kl
+        excess = (1.0 - self.kl_weight(clock)).to(kl.dtype) * kl
         return bound + (excess - excess.detach())
 
-    def _weight(self, clock: Clock) -> Tensor:
-        """Weight of the divergence at this step."""
+    def kl_weight(self, clock: Clock) -> Tensor:
+        """Weight of the divergence in the gradient at this step, a tensor without axes."""
         progress = clock.step / max(1, self.n_warmup_steps)
         if self.n_warmup_steps == 0:
             progress = torch.ones_like(clock.step)

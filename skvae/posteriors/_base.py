@@ -29,10 +29,13 @@ class PosteriorHead(nn.Module, ABC):
         Encoder outputs. The first `n_location_outputs` place the distribution and receive the
         encoder's linear path.
     n_location_outputs : int
+    hand_derived : bool
+        Whether it is the diagonal normal, whose gradient the engine knows.
     """
 
     n_outputs: int
     n_location_outputs: int
+    hand_derived: bool = False
 
     @abstractmethod
     def forward(self, outputs: Tensor) -> PosteriorDistribution:

@@ -40,6 +40,8 @@ class DiagonalPosterior(Posterior, shorthand="diagonal"):
 class DiagonalHead(PosteriorHead):
     """Means first, log standard deviations second."""
 
+    hand_derived = True
+
     def __init__(self, n_latent: int) -> None:
         super().__init__()
         self.n_location_outputs = n_latent

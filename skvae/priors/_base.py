@@ -32,7 +32,15 @@ class Prior(Component, ABC, kind="prior"):
 
 
 class PriorHead(nn.Module, ABC):
-    """Holder of the prior's parameters."""
+    """Holder of the prior's parameters.
+
+    Attributes
+    ----------
+    hand_derived : bool
+        Whether it is the standard normal, whose gradient the engine knows.
+    """
+
+    hand_derived: bool = False
 
     @abstractmethod
     def forward(self) -> PriorDistribution:

@@ -32,6 +32,8 @@ class StandardNormalPrior(Prior, shorthand="normal"):
 class StandardNormalHead(PriorHead):
     """Nothing to learn."""
 
+    hand_derived = True
+
     def __init__(self, n_latent: int) -> None:
         super().__init__()
         self.n_latent = n_latent

@@ -1,0 +1,229 @@
+"""Several models of one architecture trained in lock-step, their gradient derived by hand.
+
+A small model spends its time in calls, not in arithmetic: six models side by side, as batched
+products without automatic differentiation, take less time than one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from skvae._core._batch import Clock
+from skvae.models import Autoencoder, LatentVariableModel
+from skvae.networks._mlp import ACTIVATIONS, DERIVATIVES
+from skvae.objectives._base import Bound
+from skvae.posteriors._diagonal import MAX_LOG_SCALE, MIN_LOG_SCALE
+from skvae.solvers._base import LearningRate, Solver
+
+
+def can_stack(model: LatentVariableModel, bound: Bound) -> bool:
+    """Whether every ingredient's gradient is known without automatic differentiation."""
+    parts = ("encoder", "decoder", "posterior_head", "prior_head", "observation_head")
+    heads = [getattr(model, name, None) for name in parts]
+    return bound.hand_derived and all(getattr(head, "hand_derived", False) for head in heads)
+
+
+class StackedAutoencoders:
+    """Parameters of models stacked along a first axis, and a training step of all of them.
+
+    Parameters
+    ----------
+    models : sequence of Autoencoder
+        Of one architecture, each with its own weights and buffers.
+    bound : Bound
+    solver : Solver
+    learning_rate : LearningRate
+    prior_precision : Tensor of shape (n_models, 1)
+        Precision of the prior on the weights of each model, divided by its number of rows.
+
+    Attributes
+    ----------
+    values, gradients : dict of str to Tensor of shape (n_models, ...)
+        Parameters by their name in the model, as views, and their gradients.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Autoencoder],
+        bound: Bound,
+        solver: Solver,
+        learning_rate: LearningRate,
+        prior_precision: Tensor,
+    ) -> None:
+        first = models[0]
+        self.model = first
+        self.bound = bound
+        self.learning_rate = learning_rate
+        self.clip_norm = solver.clip_norm
+        self.prior_precision = prior_precision
+        self.has_prior = bool((prior_precision > 0).any())
+        self.clock = Clock.start(prior_precision.device)
+        self.values: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.groups: list[tuple[float, Tensor, Tensor, Tensor]] = []
+        named = [dict(m.named_parameters()) for m in models]
+        factors = {
+            f"{prefix}.{name}".lstrip("."): float(getattr(module, "rate_factor", 1.0))
+            for prefix, module in first.named_modules()
+            for name, _ in module.named_parameters(recurse=False)
+        }
+        for factor in sorted(set(factors.values())):
+            names = [name for name in named[0] if factors[name] == factor]
+            data = torch.stack([torch.cat([m[n].data.ravel() for n in names]) for m in named])
+            gradient, is_weight = torch.zeros_like(data), torch.zeros_like(data[:1])
+            start = 0
+            for name in names:
+                shape, n = named[0][name].shape, named[0][name].numel()
+                part = slice(start, start + n)
+                self.values[name] = data[:, part].view(len(models), *shape)
+                self.gradients[name] = gradient[:, part].view(len(models), *shape)
+                is_weight[:, part] = float(len(shape) >= 2)
+                start += n
+            self.groups.append((factor, data, gradient, is_weight))
+        self.rules = [
+            solver.build(data, is_weight.expand_as(data)) for _, data, _, is_weight in self.groups
+        ]
+        prefix = "observation_head."
+        buffers = [dict(m.observation_head.named_buffers()) for m in models]
+        dtype = self.groups[0][1].dtype
+        self._head_values = {
+            name: torch.stack([b[name].to(dtype) for b in buffers]).unsqueeze(1)
+            for name in buffers[0]
+        }
+        own = [name for name in self.values if name.startswith(prefix)]
+        self._head_values |= {n.removeprefix(prefix): self.values[n].unsqueeze(1) for n in own}
+        self._head_gradients = {n.removeprefix(prefix): self.gradients[n].unsqueeze(1) for n in own}
+
+    def tensors(self) -> list[Tensor]:
+        """All that is carried from step to step, the weights first."""
+        weights = [data for _, data, _, _ in self.groups]
+        return [*weights, *(t for rule in self.rules for t in rule.state), *self.clock]
+
+    def write_to(self, index: int, model: Autoencoder) -> None:
+        """Copy the weights of one of the models."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.values[name][index])
+
+    def step(self, x: Tensor, features: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        """Take one step; bounds of the rows, (n_models, n_rows), before it.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_models, n_rows, n_columns)
+        features : Tensor of shape (n_models, n_rows, n_features)
+        noise : Tensor of shape (n_models, n_draws * n_rows, n_latent)
+        weight : Tensor of shape (n_models, n_rows)
+            0 on padding.
+        """
+        share = -weight / weight.sum(1, keepdim=True)
+        bounds = self._bounds(x, features, noise, share, slice(None))
+        square_norm: Tensor | float = 0.0
+        for _, data, gradient, is_weight in self.groups:
+            if self.has_prior:
+                gradient.add_(self.prior_precision * is_weight * data)
+            if self.clip_norm is not None:
+                square_norm = square_norm + gradient.square().sum(1, keepdim=True)
+        rate = self.learning_rate(self.clock)
+        for (factor, data, gradient, _), rule in zip(self.groups, self.rules, strict=True):
+            if self.clip_norm is not None:
+                norm = torch.as_tensor(square_norm).sqrt()
+                gradient.mul_((self.clip_norm / (norm + 1e-12)).clamp(max=1.0))
+            rule.update_(data, gradient, factor * rate, self.clock.step)
+        self.clock.tick()
+        return bounds
+
+    def bounds(self, x: Tensor, features: Tensor, noise: Tensor, models: slice) -> Tensor:
+        """Bounds of the rows under some of the models, (n_models, n_rows), in nats."""
+        return self._bounds(x, features, noise, None, models)
+
+    def _bounds(
+        self, x: Tensor, features: Tensor, noise: Tensor, share: Tensor | None, models: slice
+    ) -> Tensor:
+        """Bounds of the rows; with `share`, the gradient of their weighted sum as well."""
+        n_models, n_rows, _ = x.shape
+        n_draws = noise.shape[1] // n_rows
+        k = noise.shape[2]
+        outputs, encoder_trace = self._network("encoder", features, models)
+        mean, raw = outputs[..., :k], outputs[..., k:]
+        log_scale = raw.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+        scale = torch.exp(log_scale)
+        eps = noise.view(n_models, n_draws, n_rows, k)
+        z = (mean.unsqueeze(1) + scale.unsqueeze(1) * eps).flatten(1, 2)
+        decoded, decoder_trace = self._network("decoder", z, models)
+        repeated, coefficient = x, None
+        if n_draws > 1:
+            repeated = x.unsqueeze(1).expand(-1, n_draws, -1, -1).flatten(1, 2)
+        if share is not None:
+            coefficient = (share / n_draws).unsqueeze(1).expand(-1, n_draws, -1).flatten(1)
+            coefficient = coefficient.unsqueeze(-1)
+        head = self.model.observation_head
+        values = {name: v[models] for name, v in self._head_values.items()}
+        log_prob, d_decoded = head.backward_(
+            decoded, repeated, coefficient, values, self._head_gradients
+        )
+        variance = scale.square()
+        kl = 0.5 * (mean.square() + variance - 1.0).sum(-1) - log_scale.sum(-1)
+        bounds = log_prob.view(n_models, n_draws, n_rows).mean(1) - kl
+        if share is None or d_decoded is None:
+            return bounds
+        d_z = self._network_backward("decoder", d_decoded, decoder_trace, need_inputs=True)
+        d_z = d_z.view(n_models, n_draws, n_rows, k)
+        pull = (share * self.bound.kl_weight(self.clock).to(share.dtype)).unsqueeze(-1)
+        d_mean = d_z.sum(1) - pull * mean
+        d_log_scale = (d_z * eps).sum(1) * scale - pull * (variance - 1.0)
+        # The bounds of the scale only guard against overflow; beyond them nothing is learned.
+        d_log_scale = torch.where(raw == log_scale, d_log_scale, torch.zeros_like(raw))
+        d_outputs = torch.cat([d_mean, d_log_scale], dim=-1)
+        self._network_backward("encoder", d_outputs, encoder_trace, need_inputs=False)
+        return bounds
+
+    def _network(self, name: str, inputs: Tensor, models: slice) -> tuple[Tensor, list[Tensor]]:
+        """Outputs of a network, and the inputs of its layers."""
+        network = getattr(self.model, name)
+        activate = ACTIVATIONS[network.activation]
+        trace = [inputs]
+        for i in range(len(network.hidden)):
+            weight, bias = (
+                self.values[f"{name}.hidden.{i}.{p}"][models] for p in ("weight", "bias")
+            )
+            trace.append(activate(torch.baddbmm(bias.unsqueeze(1), trace[-1], weight)))
+        weight, bias = (self.values[f"{name}.output.{p}"][models] for p in ("weight", "bias"))
+        last = trace[-1][..., : weight.shape[1]]
+        outputs = torch.baddbmm(bias.unsqueeze(1), last, weight)
+        if network.linear_path is not None:
+            path = self.values[f"{name}.linear_path.weight"][models]
+            outputs[..., : path.shape[2]] += torch.bmm(inputs, path)
+        return outputs, trace
+
+    def _network_backward(
+        self, name: str, gradient: Tensor, trace: list[Tensor], *, need_inputs: bool
+    ) -> Tensor:
+        """Gradients of a network's weights, and of its inputs where they are needed."""
+        network = getattr(self.model, name)
+        derivative = DERIVATIVES[network.activation]
+        inputs = trace[0]
+        path_gradient: Tensor | None = None
+        if network.linear_path is not None:
+            path = self.values[f"{name}.linear_path.weight"]
+            location = gradient[..., : path.shape[2]]
+            torch.bmm(inputs.mT, location, out=self.gradients[f"{name}.linear_path.weight"])
+            if need_inputs:
+                path_gradient = torch.bmm(location, path.mT)
+        layers = [f"{name}.hidden.{i}" for i in range(len(network.hidden))] + [f"{name}.output"]
+        for i in reversed(range(len(layers))):
+            weight = self.values[f"{layers[i]}.weight"]
+            self.gradients[f"{layers[i]}.bias"].copy_(gradient.sum(1))
+            if weight.shape[1] == 0:  # a bias beside the linear path
+                break
+            torch.bmm(trace[i].mT, gradient, out=self.gradients[f"{layers[i]}.weight"])
+            if i or need_inputs:
+                gradient = torch.bmm(gradient, weight.mT)
+            if i:
+                gradient = gradient * derivative(trace[i])
+        else:
+            return gradient if path_gradient is None else gradient + path_gradient
+        return torch.zeros_like(inputs) if path_gradient is None else path_gradient
