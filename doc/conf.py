@@ -8,6 +8,7 @@ searched in the path of each example) runs them all.
 import os
 import re
 import warnings
+from pathlib import Path
 
 from skvae._version import __version__
 
@@ -79,6 +80,20 @@ def _plain_references(app, what, name, obj, options, lines):
     lines[:] = [_PLAIN.sub(r"\1", _WITH_TITLE.sub(r"\1", line)) for line in lines]
 
 
+def _benchmark_results(app):
+    """Write what the page on benchmarks includes: text and plot of each result that is there."""
+    lines = []
+    for text in sorted(Path(app.srcdir, "..", "benchmarks", "results").glob("*.md")):
+        lines += [text.stem, "~" * len(text.stem), ""]
+        where = f"../benchmarks/results/{text.stem}"
+        lines += [f".. image:: {where}.png", ""] if text.with_suffix(".png").exists() else []
+        lines += [f".. literalinclude:: {where}.md", "   :language: markdown", ""]
+    generated = Path(app.srcdir, "generated")
+    generated.mkdir(exist_ok=True)
+    generated.joinpath("benchmarks.inc").write_text("\n".join(lines), encoding="utf-8")
+
+
 def setup(app):
     """Register what this file adds to Sphinx."""
+    app.connect("builder-inited", _benchmark_results)
     app.connect("autodoc-process-docstring", _plain_references)
