@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skvae import VariationalAutoencoder
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import Batch, NoiseSpec, draw_noise
 from skvae._core._component import resolve
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods import GaussianLikelihood, Likelihood
@@ -72,18 +73,24 @@ def batch_of(model: LatentVariableModel, X: np.ndarray) -> Batch:
     return Batch(model.observation_head.standardize(torch.from_numpy(X)).to(dtype))
 
 
+def draw(
+    specs: Mapping[str, NoiseSpec],
+    n_rows: int,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:
+    """Noise that was declared, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return draw_noise(specs, n_rows, generator=generator, dtype=dtype, device=torch.device("cpu"))
+
+
 def noise_for(
     model: LatentVariableModel, n_draws: int, n_rows: int, *, seed: int = 0
 ) -> dict[str, Tensor]:
     """Noise that the model declares for a step."""
-    first = next(model.parameters())
-    return draw_noise(
-        model.noise_spec(n_draws),
-        n_rows,
-        generator=torch.Generator().manual_seed(seed),
-        dtype=first.dtype,
-        device=first.device,
-    )
+    dtype = next(model.parameters()).dtype
+    return draw(model.noise_spec(n_draws), n_rows, seed=seed, dtype=dtype)
 
 
 # ------------------------------------------------------------------------------- exact answers
@@ -155,8 +162,9 @@ def linear_gaussian_of(model: Autoencoder) -> LinearGaussian:
     with torch.no_grad():
         head, params = model.generative(Batch(probe), probe).observation
         means = head.from_expectation(head.expectation(params))[:, 0].numpy()
-        noise = head.noise_variance(params).expand(1, 1, -1)[0, 0].numpy()
-    return LinearGaussian((means[1:] - means[0]).T, noise, means[0])
+        noise = head.noise_variance(params).reshape(-1, means.shape[1]).numpy()
+    np.testing.assert_allclose(noise, noise[:1].repeat(len(noise), axis=0))
+    return LinearGaussian((means[1:] - means[0]).T, noise[0], means[0])
 
 
 def tight_linear_model(

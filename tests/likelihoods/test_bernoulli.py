@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli
 
-from skvae._core._batch import draw_noise
 from skvae.likelihoods import BernoulliLikelihood
-from tests.helpers import assert_mean
+from tests.helpers import assert_mean, draw
 from tests.registry import draw_outputs
 
 GREY = np.random.default_rng(0).uniform(0.05, 0.95, size=(60, 3)) ** [0.5, 1.0, 1.5]
@@ -49,21 +48,9 @@ def test_threshold_reads_grey_values_as_ones_and_zeros():
 
 def test_dynamic_binarisation_draws_ones_with_the_grey_values_as_probabilities():
     head = head_for(GREY, binarize="dynamic")
-    generator = torch.Generator().manual_seed(0)
+    X = torch.from_numpy(GREY)
     draws = torch.stack(
-        [
-            head.observe(
-                torch.from_numpy(GREY),
-                draw_noise(
-                    head.noise_spec(),
-                    len(GREY),
-                    generator=generator,
-                    dtype=torch.float64,
-                    device=torch.device("cpu"),
-                ),
-            )
-            for _ in range(2000)
-        ]
+        [head.observe(X, draw(head.noise_spec(), len(X), seed=seed)) for seed in range(2000)]
     )
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     assert_mean(draws, GREY)

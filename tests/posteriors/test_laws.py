@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._core._batch import draw_noise
-from tests.helpers import assert_follows, assert_mean
+from tests.helpers import assert_follows, assert_mean, draw
 from tests.registry import POSTERIORS, each
 
 every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
@@ -21,14 +20,8 @@ def build(posterior, n_latent=2, n_rows=N_ROWS, *, dtype=torch.float64, seed=0):
     return head, (0.7 * outputs).to(dtype)
 
 
-def noise(head, n_draws, n_rows=N_ROWS, *, dtype=torch.float64, seed=0):
-    return draw_noise(
-        head.noise_spec(n_draws),
-        n_rows,
-        generator=torch.Generator().manual_seed(seed),
-        dtype=dtype,
-        device=torch.device("cpu"),
-    )
+def noise(head, n_draws, n_rows=N_ROWS, *, dtype=torch.float64):
+    return draw(head.noise_spec(n_draws), n_rows, dtype=dtype)
 
 
 @every_posterior

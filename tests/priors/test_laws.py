@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._core._batch import draw_noise
-from tests.helpers import assert_follows, assert_mean
+from tests.helpers import assert_follows, assert_mean, draw
 from tests.registry import POSTERIORS, PRIORS, each
 
 every_prior = pytest.mark.parametrize("prior", each(PRIORS))
@@ -17,14 +16,8 @@ def distribution(prior, n_latent):
     return head, head()
 
 
-def noise(head, n_draws, n_rows, *, seed=0):
-    return draw_noise(
-        head.noise_spec(n_draws),
-        n_rows,
-        generator=torch.Generator().manual_seed(seed),
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-    )
+def noise(head, n_draws, n_rows):
+    return draw(head.noise_spec(n_draws), n_rows)
 
 
 def some_posterior(posterior, n_latent, n_rows=3, *, seed=0):

@@ -1,0 +1,90 @@
+"""Moments of columns."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from skvae._core import _summary
+from skvae._core._summary import ColumnSummary
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(101, 4)) * [1.0, 10.0, 0.01, 3.0] + [0.0, -5.0, 2.0, 100.0]
+
+
+def assert_moments(summary, X, rtol=1e-12):
+    np.testing.assert_allclose(summary.mean, X.mean(axis=0), rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(summary.scale, X.std(axis=0), rtol=rtol)
+    np.testing.assert_array_equal(summary.minimum, X.min(axis=0))
+    np.testing.assert_array_equal(summary.maximum, X.max(axis=0))
+    assert summary.n_rows == len(X)
+    assert summary.mean.dtype == summary.scale.dtype == np.float64
+
+
+def test_moments_are_those_of_numpy():
+    assert_moments(ColumnSummary.of(X), X)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 8 * 4 * 50])
+def test_chunks_do_not_matter(monkeypatch, chunk_bytes):
+    monkeypatch.setattr(_summary, "CHUNK_BYTES", chunk_bytes)
+    assert_moments(ColumnSummary.of(X), X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.bool_])
+def test_every_dtype_is_summed_in_float64(dtype):
+    rows = (np.abs(X) * 3).astype(dtype)
+    assert_moments(ColumnSummary.of(rows), rows.astype(np.float64))
+
+
+def test_order_of_memory_does_not_matter():
+    one, other = ColumnSummary.of(X), ColumnSummary.of(np.asfortranarray(X))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_offset_costs_no_digits():
+    # The naive mean of squares would have lost all of them: 1e16 is the end of float64.
+    offset = 2.0**27 * np.array([1.0, -1.0, 1.0, -1.0])
+    whole_numbers = np.round(X * 100)
+    shifted = ColumnSummary.of(whole_numbers + offset)
+    np.testing.assert_allclose(shifted.scale, whole_numbers.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(shifted.mean - offset, whole_numbers.mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [-300, 300, 307])
+def test_extreme_units_neither_overflow_nor_vanish(exponent):
+    size = 10.0**exponent
+    rows = RNG.uniform(-1.0, 1.0, size=(50, 3))
+    summary = ColumnSummary.of(rows * size)
+    np.testing.assert_allclose(summary.scale / size, rows.std(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(summary.mean / size, rows.mean(axis=0), atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e300, 1e-310])
+def test_a_constant_column_has_a_scale_of_exactly_zero(value):
+    rows = np.full((7, 1), value)
+    summary = ColumnSummary.of(rows)
+    assert summary.scale.item() == 0.0
+    assert summary.mean.item() == value
+
+
+def test_values_are_transformed_first():
+    summary = ColumnSummary.of(X, lambda x: x > 0)
+    assert_moments(summary, (X > 0).astype(np.float64))
+
+
+def test_nan_and_infinity_show_without_a_warning():
+    rows = X.copy()
+    rows[3, 0], rows[4, 1] = np.nan, np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = ColumnSummary.of(rows)
+    finite = np.isfinite(summary.mean) & np.isfinite(summary.scale)
+    np.testing.assert_array_equal(finite, [False, False, True, True])
+
+
+def test_blank_is_a_summary_of_no_rows():
+    blank = ColumnSummary.blank(3)
+    assert blank.n_rows == 0
+    assert all(v.shape == (3,) for v in blank[:4])
