@@ -3,18 +3,18 @@
 The experiment of figure 2 of Kingma and Welling (2014) through the public estimator:
 784-500-Nz-500-784, tanh, Bernoulli pixels, batches of 100, one draw, all parameters drawn from
 N(0, 0.01²) (the paper's "N(0, 0.01)", read as a standard deviation), a standard normal prior on
-the weights, Adagrad at the rate of 0.01, 0.02, 0.1 with the best training bound in the first pass;
-beside it Adam at 1e-3. One departure: the biases of the outputs start at the frequencies of the
-pixels. The paper does not say what it does with grey pixels: here they are the probabilities of
-ones that are drawn anew at each visit (--targets grey takes the grey values as targets instead, as
-contemporary code did; that is not a log-likelihood).
+the weights, Adagrad at the rate of 0.01, 0.02, 0.1 with the best training bound in the second
+pass; beside it Adam at 1e-3. One departure: the biases of the outputs start at the frequencies of
+the pixels. The paper does not say what it does with grey pixels: here they are the probabilities
+of ones that are drawn anew at each visit (--targets grey takes the grey values as targets instead,
+as contemporary code did; that is not a log-likelihood).
 
-Few passes over 60,000 rows can hardly overfit, so the question is also put where it has teeth: a
-third part trains on 1,000 rows until the test bound falls.
+A few passes over 60,000 rows can hardly overfit, so the question is also put where it has teeth: a
+third part goes over 1,000 rows until the test bound falls.
 
-The test rows are binarised once and the same for all. Curves are ``lower_bound`` on 2,000 of them;
-what is concluded rests on all 10,000, with other noise, by lines that do not use skvae's
-(_bounds.py).
+The test rows are binarised once, the same for all. Bounds are computed from posterior moments and
+decoder means with noise of its own for each row, by lines that are not skvae's (_bounds.py): on
+2,000 rows for the curves, on all for what is concluded. ``lower_bound`` is compared at the end.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from _bounds import lower_bounds
 from _common import Images, load_images, markdown_table, parse, parser, write_results
+from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VariationalAutoencoder
+from skvae.exceptions import PosteriorCollapseWarning
 from skvae.likelihoods import BernoulliLikelihood
 from skvae.networks import MLP
 
@@ -40,8 +43,8 @@ from matplotlib import pyplot as plt
 
 SIZES = (3, 5, 10, 20, 200)
 RATES = (0.01, 0.02, 0.1)
+RACE_PASSES = 2
 CURVE_ROWS = 2000
-CURVE_DRAWS = 10
 FINAL_ROWS = 10_000
 # A difference counts if it exceeds this many standard errors.
 STANDARD_ERRORS = 2.0
@@ -58,20 +61,90 @@ class Part:
     passes_between_points: int = 1
 
 
-@dataclass
-class Run:
-    """One fitted model: its curve, and its bounds at the end."""
+class Rows(NamedTuple):
+    """Rows as models are trained on them, and training and test rows as they are judged."""
 
-    n_latent: int
-    seed: int
-    learning_rate: float
-    samples: list[int]
-    training: list[float]  # mean bound during the pass
-    test: list[float]  # lower_bound of the first test rows after it
-    seconds_per_pass: float
-    n_active: int
-    final_test: np.ndarray  # bound of each row
-    final_train: np.ndarray
+    training: np.ndarray
+    seen: np.ndarray
+    test: np.ndarray
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+class Run:
+    """One model on its way: its curve and, at the end, the bound of each row."""
+
+    def __init__(
+        self,
+        part: Part,
+        rows: Rows,
+        n_latent: int,
+        learning_rate: float,
+        seed: int,
+        args: argparse.Namespace,
+    ) -> None:
+        self.rows = rows
+        self.n_latent = n_latent
+        self.seed = seed
+        self.learning_rate = learning_rate
+        self.n_passes = 0
+        self.samples: list[int] = []
+        self.training: list[float] = []  # mean bound during the pass
+        self.test: list[float] = []  # mean bound after it
+        self.seconds = 0.0
+        network = MLP(
+            hidden_layer_sizes=(64 if args.smoke else 500,),
+            activation="tanh",
+            linear_path=False,
+            initial_scale=0.01,
+        )
+        grey = args.targets == "grey"
+        self.model = VariationalAutoencoder(
+            n_latent,
+            encoder=network,
+            decoder=network,
+            likelihood=BernoulliLikelihood(binarize=None if grey else "dynamic", soft=grey),
+            init="random",
+            solver=part.solver,
+            learning_rate_init=learning_rate,
+            alpha=1.0,
+            batch_size=100,
+            early_stopping=False,
+            max_iter=part.passes_between_points,
+            warm_start=True,
+            device=args.device,
+            random_state=seed,
+        )
+
+    def advance(self, n_passes: int) -> None:
+        """Train up to `n_passes` passes in all, a point of the curve at a time."""
+        while self.n_passes < n_passes:
+            begin = time.perf_counter()
+            with warnings.catch_warnings():
+                # The bound still rises, and nothing may be active yet: it is to go on.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                warnings.simplefilter("ignore", PosteriorCollapseWarning)
+                self.model.fit(self.rows.training)
+            self.seconds += time.perf_counter() - begin
+            self.n_passes += self.model.max_iter
+            self.samples.append(self.n_passes * len(self.rows.training))
+            self.training.append(self.model.lower_bounds_[-1])
+            self.test.append(float(self._bounds(self.rows.test[:CURVE_ROWS]).mean()))
+
+    def finish(self) -> None:
+        """Judge the model, and let it go."""
+        self.final_test = self._bounds(self.rows.test)
+        self.final_train = self._bounds(self.rows.seen)
+        self.own_figure = float(self.model.lower_bound(self.rows.test[:CURVE_ROWS]).mean())
+        self.n_active = int(self.model.active_components_.sum())
+        del self.model, self.rows
+
+    def _bounds(self, X: np.ndarray) -> np.ndarray:
+        model = self.model
+        return lower_bounds(
+            X, model.posterior_moments(X), model.inverse_transform, likelihood="bernoulli"
+        )
 
     def summary(self) -> dict[str, Any]:
         """What goes into the json file."""
@@ -80,87 +153,16 @@ class Run:
         return {k: v for k, v in vars(self).items() if k not in arrays} | means
 
 
-# -- training ------------------------------------------------------------------------------------
-
-
-def estimator(
-    part: Part, n_latent: int, learning_rate: float, seed: int, args: argparse.Namespace
-) -> VariationalAutoencoder:
-    """The paper's model."""
-    network = MLP(
-        hidden_layer_sizes=(64 if args.smoke else 500,),
-        activation="tanh",
-        linear_path=False,
-        initial_scale=0.01,
-    )
-    grey = args.targets == "grey"
-    return VariationalAutoencoder(
-        n_latent,
-        encoder=network,
-        decoder=network,
-        likelihood=BernoulliLikelihood(binarize=None if grey else "dynamic", soft=grey),
-        init="random",
-        solver=part.solver,
-        learning_rate_init=learning_rate,
-        alpha=1.0,
-        batch_size=100,
-        early_stopping=False,
-        n_score_draws=CURVE_DRAWS,
-        device=args.device,
-        random_state=seed,
-    )
-
-
-def first_pass(
-    part: Part, X: np.ndarray, n_latent: int, args: argparse.Namespace
-) -> tuple[float, dict[float, float]]:
-    """Adagrad's rate with the best training bound in the first pass, and all the bounds."""
-    bounds = {
-        rate: estimator(part, n_latent, rate, 0, args).partial_fit(X).lower_bounds_[0]
-        for rate in RATES
+def race(
+    part: Part, rows: Rows, n_latent: int, seed: int, args: argparse.Namespace
+) -> tuple[Run, dict[float, float]]:
+    """Adagrad's run with the best training bound after a few passes, and all those bounds."""
+    runs = [Run(part, rows, n_latent, rate, seed, args) for rate in RATES]
+    for run in runs:
+        run.advance(RACE_PASSES)
+    return max(runs, key=lambda run: run.training[-1]), {
+        run.learning_rate: run.training[-1] for run in runs
     }
-    return max(bounds, key=lambda rate: bounds[rate]), bounds
-
-
-def train(
-    part: Part,
-    train_rows: np.ndarray,
-    seen: np.ndarray,
-    test_rows: np.ndarray,
-    n_latent: int,
-    learning_rate: float,
-    seed: int,
-    args: argparse.Namespace,
-) -> Run:
-    """Train pass by pass; `seen` are training rows as they are judged, `test_rows` the others."""
-    model = estimator(part, n_latent, learning_rate, seed, args)
-    samples, training, test, seconds = [], [], [], 0.0
-    for n_passes in range(1, part.n_passes + 1):
-        begin = time.perf_counter()
-        model.partial_fit(train_rows)
-        seconds += time.perf_counter() - begin
-        if n_passes % part.passes_between_points == 0:
-            samples.append(n_passes * len(train_rows))
-            training.append(model.lower_bounds_[-1])
-            test.append(float(model.lower_bound(test_rows[:CURVE_ROWS]).mean()))
-
-    def final(X: np.ndarray) -> np.ndarray:
-        return lower_bounds(
-            X, model.posterior_moments(X), model.inverse_transform, likelihood="bernoulli"
-        )
-
-    return Run(
-        n_latent=n_latent,
-        seed=seed,
-        learning_rate=learning_rate,
-        samples=samples,
-        training=training,
-        test=test,
-        seconds_per_pass=seconds / part.n_passes,
-        n_active=int(model.active_components_.sum()),
-        final_test=final(test_rows),
-        final_train=final(seen),
-    )
 
 
 # -- what the runs say ---------------------------------------------------------------------------
@@ -225,10 +227,6 @@ class Outcome:
             judgement = "does not overfit: neither a lower test bound nor a wider gap"
         return worse and wider, f"- {self.part.name}: Nz={largest} {judgement} ({figures})."
 
-    def order(self, values: dict[int, float]) -> str:
-        """Sizes from the lowest value to the highest."""
-        return " < ".join(str(size) for size in sorted(values, key=lambda size: values[size]))
-
 
 def _value(run: Run, what: str) -> float:
     train_bound, test_bound = float(run.final_train.mean()), float(run.final_test.mean())
@@ -252,27 +250,24 @@ def table(outcome: Outcome) -> str:
                 "gap": f"{outcome.mean(size, 'gap'):.2f}",
                 "highest point of a test curve": f"{peak:.2f}",
                 "active components": ", ".join(str(run.n_active) for run in runs),
-                "s per pass": f"{np.median([run.seconds_per_pass for run in runs]):.2f}",
+                "s per pass": f"{np.median([run.seconds / run.n_passes for run in runs]):.2f}",
             }
         )
     return markdown_table(rows)
 
 
 def check(outcome: Outcome) -> list[str]:
-    """Does the order of the sizes hold by both computations of the bound?"""
+    """Does the order of the sizes hold, and does skvae's own figure agree with it?"""
     sizes = outcome.sizes
-    curve_ends = {size: float(np.mean([r.test[-1] for r in outcome.of(size)])) for size in sizes}
-    same_rows = {
-        size: float(np.mean([r.final_test[:CURVE_ROWS].mean() for r in outcome.of(size)]))
-        for size in sizes
-    }
-    all_rows = {size: outcome.mean(size, "test") for size in sizes}
-    apart = max(abs(curve_ends[size] - same_rows[size]) for size in sizes)
+    independent = {size: outcome.mean(size, "test") for size in sizes}
+    own = {size: float(np.mean([run.own_figure for run in outcome.of(size)])) for size in sizes}
+    apart = [run.own_figure - run.test[-1] for run in outcome.runs]
     lines = [
         f"- {outcome.part.name}: from the lowest test bound to the highest, "
-        f"{outcome.order(curve_ends)} by `lower_bound` on the first {CURVE_ROWS} rows, "
-        f"{outcome.order(all_rows)} independently on all; on the same rows the two computations "
-        f"differ by {apart:.2f} nats at most."
+        f"{_order(independent)} independently on {len(outcome.runs[0].final_test):,} rows, "
+        f"{_order(own)} by `lower_bound` on {CURVE_ROWS:,} of them at most; on the same rows "
+        f"`lower_bound` is {np.mean(apart):+.2f} nats from the independent figure, "
+        f"{min(apart):+.2f} to {max(apart):+.2f} in single runs (its draws are shared by all rows)."
     ]
     for a, b in itertools.pairwise(sizes):
         difference, error = outcome.difference(b, a, "test")
@@ -281,6 +276,11 @@ def check(outcome: Outcome) -> list[str]:
             sign = "higher" if difference > 0 else "lower"
         lines.append(f"  - Nz={b} against Nz={a}: {difference:+.2f} ± {error:.2f} nats, {sign}")
     return lines
+
+
+def _order(values: dict[int, float]) -> str:
+    """Sizes from the lowest value to the highest."""
+    return " < ".join(str(size) for size in sorted(values, key=lambda size: values[size]))
 
 
 def plot(outcomes: Sequence[Outcome], images: Images, name: str, args: argparse.Namespace) -> None:
@@ -312,21 +312,25 @@ def plot(outcomes: Sequence[Outcome], images: Images, name: str, args: argparse.
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--full", action="store_true", help="60 passes and 3 seeds (hours)")
+    options.add_argument(
+        "--full",
+        action="store_true",
+        help="60 passes and 3 seeds (hours); the default takes 20 minutes",
+    )
     options.add_argument("--targets", choices=["binary", "grey"], default="binary")
     args = parse(options)
     images = load_images(args)
     n_rows = len(images.train)
-    sizes, seeds, passes, small_passes = SIZES, (0, 1), 6, 100
+    sizes, seeds, passes, small_passes = SIZES, (0, 1), 6, 500
     if args.full:
-        seeds, passes, small_passes = (0, 1, 2), 60, 500
+        seeds, passes, small_passes = (0, 1, 2), 60, 2000
     if args.smoke:
-        sizes, seeds, passes, small_passes = (2, 20), (0,), 2, 4
+        sizes, seeds, passes, small_passes = (2, 20), (0,), 2, 40
     n_small = min(1000, n_rows // 4)
     parts = [
         Part(f"Adagrad, {n_rows:,} rows", "adagrad", n_rows, passes),
         Part(f"Adam, {n_rows:,} rows", "adam", n_rows, passes),
-        Part(f"Adam, {n_small:,} rows", "adam", n_small, small_passes, small_passes // 20 or 1),
+        Part(f"Adam, {n_small:,} rows", "adam", n_small, small_passes, small_passes // 20),
     ]
 
     def judged(X: np.ndarray, seed: int) -> np.ndarray:
@@ -336,23 +340,26 @@ def main() -> None:
         return (np.random.default_rng(seed).random(X.shape) < X).astype(X.dtype)
 
     test_rows = judged(images.test[:FINAL_ROWS], 0)
-    outcomes, first_passes = [], {}
+    outcomes, races = [], {}
     for part in parts:
-        rows = images.train[: part.n_rows]
-        seen = judged(rows[:FINAL_ROWS], 1)
+        training = images.train[: part.n_rows]
+        rows = Rows(training, judged(training[:FINAL_ROWS], 1), test_rows)
         runs = []
-        for size in sizes:
-            rate = 1e-3
-            if part.solver == "adagrad":
-                rate, first_passes[size] = first_pass(part, rows, size, args)
-            for seed in seeds:
-                run = train(part, rows, seen, test_rows, size, rate, seed, args)
-                runs.append(run)
-                print(
-                    f"{part.name}: Nz={size} seed {seed} rate {rate:g} test {run.test[-1]:.2f} "
-                    f"({run.seconds_per_pass:.2f} s per pass)",
-                    flush=True,
-                )
+        for size, seed in itertools.product(sizes, seeds):
+            if part.solver == "adagrad" and size not in races:
+                run, races[size] = race(part, rows, size, seed, args)
+            else:
+                # Other seeds take the rate that won with the first one.
+                rate = runs[-1].learning_rate if part.solver == "adagrad" else 1e-3
+                run = Run(part, rows, size, rate, seed, args)
+            run.advance(part.n_passes)
+            run.finish()
+            runs.append(run)
+            print(
+                f"{part.name}: Nz={size} seed {seed} rate {run.learning_rate:g} "
+                f"test {run.test[-1]:.2f} ({run.seconds:.0f} s)",
+                flush=True,
+            )
         outcomes.append(Outcome(part, runs))
 
     verdicts = [outcome.verdict() for outcome in outcomes]
@@ -361,9 +368,9 @@ def main() -> None:
         answer = "Superfluous latent variables overfit in at least one part."
     rates = markdown_table(
         [
-            {"training bound in the first pass": f"Nz={size}"}
+            {f"training bound in pass {RACE_PASSES}": f"Nz={size}"}
             | {f"rate {rate:g}": f"{bound:.2f}" for rate, bound in bounds.items()}
-            for size, bounds in first_passes.items()
+            for size, bounds in races.items()
         ]
     )
     name = "aevb_mnist" if args.targets == "binary" else f"aevb_mnist_{args.targets}"
@@ -389,7 +396,7 @@ def main() -> None:
         "data": images.name,
         "targets": args.targets,
         "answer": answer,
-        "adagrad_first_passes": first_passes,
+        "adagrad_rates": races,
         "parts": [vars(o.part) | {"runs": [run.summary() for run in o.runs]} for o in outcomes],
     }
     write_results(args, name, text=text, results=results)
