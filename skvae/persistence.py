@@ -9,6 +9,7 @@ from typing import Any
 from skvae import estimators
 from skvae._core._file_format import Reader, Writer, read_file, write_file
 from skvae._version import __version__
+from skvae.estimators._transaction import infers
 from skvae.exceptions import FileFormatError
 
 # Attributes without a trailing underscore that belong to a fitted estimator.
@@ -16,6 +17,7 @@ _PRIVATE = frozenset({"_seed", "_trainer_state", "_sklearn_output_config"})
 _FITTED = re.compile(r"[a-z][a-z0-9_]*_")
 
 
+@infers
 def save(estimator: Any, path: str | os.PathLike) -> None:
     """Write a fitted or unfitted estimator to a file.
 
@@ -72,6 +74,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     write_file(path, document, writer.tensors)
 
 
+@infers
 def load(path: str | os.PathLike) -> Any:
     """Read an estimator that ``save`` has written.
 
@@ -99,10 +102,10 @@ def load(path: str | os.PathLike) -> Any:
     document, tensors = read_file(path)
     try:
         cls = _classes()[document["estimator"]]
-        parameters, fitted = document["parameters"], document["fitted"]
+        parameters, fitted = dict(**document["parameters"]), dict(**document["fitted"])
         names = set(cls().get_params(deep=False))
         unknown = set(parameters) - names | {k for k in fitted if not _may_be_fitted(k)}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError) as error:
         raise FileFormatError(f"{str(path)!r} does not describe an estimator ({error})") from error
     if unknown:
         raise FileFormatError(f"{str(path)!r} holds attributes unknown here: {sorted(unknown)}")

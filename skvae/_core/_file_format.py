@@ -91,8 +91,10 @@ class Writer:
     def _encode_array(self, value: np.ndarray, name: str) -> Any:
         if value.dtype == object and all(isinstance(v, str) for v in value.ravel()):
             return {"strings": value.tolist()}
+        # Native and contiguous; np.ascontiguousarray would give an array of no axes one.
+        plain = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
         try:
-            self.tensors[name] = torch.tensor(np.ascontiguousarray(value))
+            self.tensors[name] = torch.tensor(plain)
         except TypeError as error:
             raise TypeError(
                 f"{name} is an array of {value.dtype}, which cannot be saved"
@@ -170,7 +172,7 @@ class Reader:
                     return np.array([str(v) for v in content], dtype=object)
                 case "tuple":
                     return tuple(self.decode(v) for v in content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"the file holds a malformed {kind!r} entry: {error}") from error
         raise FileFormatError(
             f"the file holds an entry of kind {kind!r}, which this version of skvae does not know"
@@ -222,7 +224,7 @@ def read_file(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
             f"{str(path)!r} is not a saved skvae estimator, or is damaged ({error})"
         ) from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise FileFormatError(f"{str(path)!r} names no format version")
     if version > FORMAT_VERSION:
         raise FileFormatError(

@@ -1,0 +1,630 @@
+"""A file says all about an estimator, executes nothing, and is whole or absent."""
+
+import copy
+import json
+import os
+import pickle
+import resource
+import signal
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+
+import skvae
+from skvae import VariationalAutoencoder
+from skvae._core._file_format import METADATA_KEY, Reader, Writer
+from skvae.exceptions import FileFormatError
+from skvae.likelihoods import GaussianLikelihood
+from skvae.likelihoods._gaussian import GaussianHead
+from skvae.networks import MLP
+from skvae.solvers import SGD, Adam
+from tests.estimators.small import (
+    STILL_RISING,
+    answers,
+    assert_same_answers,
+    factor_rows,
+    small_vae,
+    weights,
+)
+from tests.registry import (
+    LIKELIHOODS,
+    NETWORKS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    SOLVERS,
+    each,
+    make_rows,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings(STILL_RISING),
+    pytest.mark.filterwarnings("ignore:No latent component is active"),
+    pytest.mark.filterwarnings("ignore:The bound was not finite"),
+]
+
+
+def saved_and_loaded(estimator, folder):
+    skvae.save(estimator, folder / "model.skvae")
+    return skvae.load(folder / "model.skvae")
+
+
+def assert_same_value(first, second, name):
+    """Equal in type and content, bit for bit."""
+    assert type(first) is type(second), name
+    if isinstance(first, np.ndarray):
+        np.testing.assert_array_equal(first, second, err_msg=name, strict=True)
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype and torch.equal(first, second), name
+    elif isinstance(first, torch.nn.Module):
+        assert str(first) == str(second)
+        assert first.training == second.training
+        assert_same_value(dict(first.state_dict()), dict(second.state_dict()), name)
+        for p, q in zip(first.parameters(), second.parameters(), strict=True):
+            assert p.requires_grad == q.requires_grad
+    elif isinstance(first, dict):
+        assert list(first) == list(second)
+        for key in first:
+            assert_same_value(first[key], second[key], f"{name}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), name
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same_value(a, b, f"{name}[{i}]")
+    elif isinstance(first, np.random.RandomState):
+        assert_same_value(first.get_state(legacy=False), second.get_state(legacy=False), name)
+    elif hasattr(first, "get_params"):
+        assert_same_value(first.get_params(), second.get_params(), name)
+    else:
+        assert first == second or (first != first and second != second), name
+
+
+def assert_same_estimator(first, second):
+    assert_same_value(first.get_params(), second.get_params(), "parameters")
+    assert set(vars(first)) == set(vars(second))
+    for name, value in vars(first).items():
+        assert_same_value(value, vars(second)[name], name)
+
+
+# -- round trips ----------------------------------------------------------------------------------
+
+COMPONENTS = [
+    *each(PRIORS),
+    *each(POSTERIORS),
+    *each(OBJECTIVES),
+    *each(SOLVERS),
+]
+
+
+@pytest.mark.parametrize("case", each(LIKELIHOODS))
+def test_each_likelihood(case, tmp_path):
+    X = make_rows(case, 60, 4)
+    vae = small_vae(likelihood=case.component)
+    assert_same_estimator(vae, saved_and_loaded(vae, tmp_path))
+    loaded = saved_and_loaded(vae.fit(X), tmp_path)
+    assert_same_estimator(vae, loaded)
+    assert_same_answers(loaded, vae, X)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component(component, tmp_path):
+    X = factor_rows(60)
+    vae = small_vae(**{component.kind: component})
+    assert_same_estimator(vae, saved_and_loaded(vae, tmp_path))
+    loaded = saved_and_loaded(vae.fit(X), tmp_path)
+    assert_same_estimator(vae, loaded)
+    assert_same_answers(loaded, vae, X)
+
+
+@pytest.mark.parametrize("network", each(NETWORKS))
+def test_each_network(network, tmp_path):
+    X = factor_rows(60)
+    vae = small_vae(encoder=network, decoder=network).fit(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    assert_same_estimator(vae, loaded)
+    assert_same_answers(loaded, vae, X)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+@pytest.mark.parametrize("n_components", [0, 1, None])
+def test_each_dtype(dtype, n_components, tmp_path):
+    X = (10.0 * factor_rows(60)).clip(0, 255).astype(dtype)
+    vae = small_vae(n_components).fit(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    assert_same_estimator(vae, loaded)
+    assert_same_answers(loaded, vae, X)
+
+
+def test_names_of_columns_and_output_container(tmp_path):
+    X = pd.DataFrame(factor_rows(60), columns=["height", "Breite", "幅", "π"])
+    vae = small_vae().set_output(transform="pandas").fit(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    pd.testing.assert_frame_equal(loaded.transform(X), vae.transform(X))
+    assert loaded.feature_names_in_.tolist() == list(X.columns)
+    assert loaded.feature_names_in_.dtype == vae.feature_names_in_.dtype
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.transform(X[X.columns[::-1]])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"hidden_layer_sizes": np.array([8, 4])},
+        {"hidden_layer_sizes": [8]},
+        {"hidden_layer_sizes": ()},
+        {"n_components": np.int64(3), "tol": np.float32(0.5), "max_iter": np.int16(2)},
+        {"early_stopping": np.bool_(False)},
+        {"likelihood": GaussianLikelihood(noise=np.array([0.1, 0.2, 0.3, 0.4]))},
+        {"likelihood": GaussianLikelihood(noise=np.array([1, 2, 3, 4], dtype=">i4"))},
+        {"likelihood": GaussianLikelihood(noise=np.linspace(1, 2, 8)[::-2])},
+        {"likelihood": GaussianLikelihood(noise=[0.1, 0.2, 0.3, 0.4])},
+        {"likelihood": GaussianLikelihood(noise=np.float32(0.25))},
+        {"encoder": MLP(hidden_layer_sizes=(3, 2)), "solver": SGD(clip_norm=None)},
+        {"random_state": None},
+    ],
+    ids=str,
+)
+def test_parameters_of_many_forms(parameters, tmp_path):
+    vae = small_vae(**parameters)
+    loaded = saved_and_loaded(vae, tmp_path)
+    assert repr(loaded.get_params()) == repr(
+        {k: v.item() if isinstance(v, np.generic) else v for k, v in vae.get_params().items()}
+    ).replace("np.float32(0.25)", "0.25").replace("dtype='>i4'", "dtype=int32")
+    X = factor_rows(60)
+    np.random.seed(0)  # noqa: NPY002
+    vae.fit(X)
+    np.random.seed(0)  # noqa: NPY002
+    assert_same_answers(loaded.fit(X), vae, X)
+    assert_same_answers(saved_and_loaded(vae, tmp_path), vae, X)
+
+
+def test_random_state_goes_on_where_it_was(tmp_path):
+    X = factor_rows(60)
+    vae = small_vae(random_state=np.random.RandomState(3)).fit(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    for _ in range(2):
+        assert_same_answers(loaded.fit(X), vae.fit(X), X)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("solver", ["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_training_goes_on_from_a_file_as_it_does_in_memory(method, solver, dtype, tmp_path):
+    X, Y = factor_rows(60).astype(dtype), factor_rows(45, seed=1).astype(dtype)
+    vae = small_vae(warm_start=method == "fit", solver=solver, batch_size=16)
+    getattr(vae, method)(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    for rows in (X, Y):
+        getattr(vae, method)(rows)
+        getattr(loaded, method)(rows)
+    np.testing.assert_array_equal(weights(loaded), weights(vae))
+    assert_same_estimator(vae, loaded)
+
+
+def test_moments_are_not_in_the_file_of_a_finished_fit(tmp_path):
+    X = factor_rows(60)
+    vae = small_vae(hidden_layer_sizes=(64, 64)).fit(X)
+    skvae.save(vae, tmp_path / "fit.skvae")
+    skvae.save(vae.partial_fit(X), tmp_path / "partial.skvae")
+    n_bytes = sum(t.numel() * t.element_size() for t in vae.model_.state_dict().values())
+    sizes = [(tmp_path / name).stat().st_size for name in ("fit.skvae", "partial.skvae")]
+    assert n_bytes < sizes[0] < n_bytes + 10_000
+    assert sizes[1] > 1.5 * n_bytes
+
+
+@pytest.mark.parametrize("kind", [str, os.fspath, lambda path: path])
+def test_kinds_of_paths(kind, tmp_path, monkeypatch):
+    vae = small_vae().fit(factor_rows(60))
+    path = tmp_path / "a folder" / "model"
+    path.parent.mkdir()
+    skvae.save(vae, kind(path))
+    assert_same_answers(skvae.load(kind(path)), vae, factor_rows(60))
+    monkeypatch.chdir(path.parent)
+    skvae.save(vae, "here.skvae")
+    assert_same_answers(skvae.load("here.skvae"), vae, factor_rows(60))
+
+
+@pytest.mark.parametrize(
+    "context",
+    [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")],
+    ids=["inference_mode", "no_grad", "meta device"],
+)
+def test_contexts_of_the_caller_do_not_reach_the_file(context, tmp_path):
+    X = factor_rows(60)
+    vae = small_vae(likelihood=GaussianLikelihood(noise=np.ones(4))).partial_fit(X)
+    with context():
+        loaded = saved_and_loaded(vae, tmp_path)
+    assert_same_estimator(vae, loaded)
+    assert_same_answers(loaded.partial_fit(X), vae.partial_fit(X), X)
+
+
+def test_saving_and_loading_touch_no_random_generator(tmp_path):
+    vae = small_vae().fit(factor_rows(60))
+    before = torch.get_rng_state(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    saved_and_loaded(vae, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert pickle.dumps(np.random.get_state()) == before[1]  # noqa: NPY002
+
+
+def test_saving_does_not_change_the_estimator(tmp_path):
+    X = factor_rows(60)
+    vae = small_vae().fit(X)
+    before, said = copy.deepcopy(vae), answers(vae, X)
+    skvae.save(vae, tmp_path / "model.skvae")
+    assert_same_estimator(vae, before)
+    loaded = skvae.load(tmp_path / "model.skvae")
+    loaded.partial_fit(X)
+    for name, value in answers(vae, X).items():
+        np.testing.assert_array_equal(value, said[name])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *[1.5, -0.0, float("nan"), float("inf"), float("-inf"), 2**70, True, None, "π", ""],
+        *[[], (), {}, [1, [2, (3.0,)]], {"a": {"b": (1,)}, "array": "no array"}],
+        *[np.zeros((0, 3)), np.array(2.5), np.array([True]), np.arange(3, dtype=np.uint8)],
+        *[np.array(["a", "b"], dtype=object), np.ones((2, 2), order="F"), torch.ones(())],
+    ],
+    ids=repr,
+)
+def test_value_by_value(value):
+    writer = Writer()
+    document = json.loads(json.dumps(writer.encode(value, "name"), allow_nan=False))
+    assert_same_value(Reader(writer.tensors).decode(document), value, "value")
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+
+class Unregistered(GaussianLikelihood):
+    """Without a shorthand."""
+
+
+class Lookalike(GaussianLikelihood):
+    """Has the shorthand of another class."""
+
+
+Lookalike.shorthand = "gaussian"
+
+
+class Derived(VariationalAutoencoder):
+    """Not one of skvae's."""
+
+
+Impostor = type("VariationalAutoencoder", (VariationalAutoencoder,), {})
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (PCA(), r"skvae's estimators; got PCA"),
+        (Derived(), r"skvae's estimators; got Derived"),
+        (Impostor(), r"skvae's estimators; got VariationalAutoencoder"),
+        (VariationalAutoencoder, r"skvae's estimators; got ABCMeta|got type"),
+        (None, r"got NoneType"),
+        (small_vae(likelihood=Unregistered()), r"likelihood is a Unregistered, .*not registered"),
+        (small_vae(likelihood=Lookalike()), r"likelihood is a Lookalike, .*not registered"),
+        (small_vae(encoder=lambda: None), r"encoder is a function"),
+        (small_vae(solver=Adam(beta_1=object())), r"solver\.beta_1 is a object"),
+        (small_vae(solver={1: 2}), r"solver is a dict"),
+        (small_vae(likelihood=PCA()), r"likelihood is a PCA"),
+        (small_vae(hidden_layer_sizes=np.array([8, None])), r"hidden_layer_sizes is an array"),
+        (small_vae(hidden_layer_sizes=np.array([1j])[0]), r"hidden_layer_sizes is a complex"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_by_name(estimator, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        skvae.save(estimator, tmp_path / "model.skvae")
+    assert os.listdir(tmp_path) == []
+
+
+def test_unregistered_component_is_refused_after_fit_too(tmp_path):
+    vae = small_vae(likelihood=Unregistered()).fit(factor_rows(60))
+    with pytest.raises(TypeError, match="not registered"):
+        skvae.save(vae, tmp_path / "model.skvae")
+    # The other ways of keeping it work.
+    assert_same_answers(pickle.loads(pickle.dumps(vae)), vae, factor_rows(60))
+
+
+# -- files that are not ours, damaged, or later ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("file") / "model.skvae"
+    vae = small_vae(warm_start=True, random_state=np.random.RandomState(0), solver=Adam())
+    skvae.save(vae.fit(pd.DataFrame(factor_rows(60), columns=list("abcd"))), path)
+    return path
+
+
+def parts_of(path):
+    with safe_open(path, framework="pt") as opened:
+        document = json.loads(opened.metadata()[METADATA_KEY])
+        return document, {name: opened.get_tensor(name) for name in opened.keys()}
+
+
+def write_parts(path, document, tensors):
+    text = document if isinstance(document, str) else json.dumps(document)
+    save_file(tensors, path, metadata={METADATA_KEY: text})
+    return path
+
+
+class Exploit:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_nothing_is_executed(tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "model.skvae"
+    payload = pickle.dumps(Exploit(trace))
+    torch.save({"a": torch.ones(2)}, path)
+    for content in (payload, path.read_bytes(), payload * 1000):
+        path.write_bytes(content)
+        with pytest.raises(FileFormatError, match="not a saved skvae estimator, or is damaged"):
+            skvae.load(path)
+    # Within the format, too: as text, as bytes of a tensor.
+    document = {
+        "format_version": 1,
+        "estimator": "VariationalAutoencoder",
+        "parameters": {"likelihood": {"pickle": payload.hex()}},
+        "fitted": {},
+    }
+    write_parts(path, document, {"pickle": torch.tensor(list(payload), dtype=torch.uint8)})
+    with pytest.raises(FileFormatError, match="'pickle'"):
+        skvae.load(path)
+    assert not trace.exists()
+    pickle.loads(payload)
+    assert trace.exists()
+
+
+def test_file_holds_no_pickle(file):
+    content = file.read_bytes()
+    for protocol in range(2, 6):
+        assert pickle.PROTO + bytes([protocol]) not in content[:2]
+    (length,) = struct.unpack("<Q", content[:8])
+    assert set(json.loads(content[8 : 8 + length])) >= {"__metadata__"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"not a model", b"\xff" * 64, struct.pack("<Q", 2) + b"{}", b"PK\3\4" + b"0" * 99],
+    ids=repr,
+)
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "model.skvae").write_bytes(content)
+    with pytest.raises(FileFormatError):
+        skvae.load(tmp_path / "model.skvae")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.skvae"):
+        skvae.load(tmp_path / "nowhere.skvae")
+    with pytest.raises(FileNotFoundError):
+        skvae.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        skvae.save(small_vae(), tmp_path / "no folder" / "model.skvae")
+
+
+def test_file_of_plain_tensors_is_refused(tmp_path):
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(FileFormatError, match=r"was not written by skvae\.save"):
+        skvae.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_file_is_refused(share, file, tmp_path):
+    content = file.read_bytes()
+    (tmp_path / "cut.skvae").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(FileFormatError):
+        skvae.load(tmp_path / "cut.skvae")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, r"format version 2; this skvae reads up to 1\. Upgrade skvae"),
+        (10**6, "Upgrade skvae"),
+        (0, "no format version"),
+        (-1, "no format version"),
+        ("1", "no format version"),
+        (None, "no format version"),
+        (True, "no format version"),
+    ],
+)
+def test_version_of_the_format(version, message, file, tmp_path):
+    document, tensors = parts_of(file)
+    path = write_parts(tmp_path / "m.skvae", {**document, "format_version": version}, tensors)
+    with pytest.raises(FileFormatError, match=message):
+        skvae.load(path)
+
+
+def edited(change):
+    def edit(document, tensors):
+        change(document, tensors)
+        return document, tensors
+
+    return edit
+
+
+EDITS = {
+    "no JSON": lambda d, t: ("{", t),
+    "deep JSON": lambda d, t: ("[" * 100_000 + "]" * 100_000, t),
+    "a list": lambda d, t: ([1], t),
+    "a number": lambda d, t: (1, t),
+    "unknown estimator": lambda d, t: ({**d, "estimator": "PCA"}, t),
+    "estimator is a list": lambda d, t: ({**d, "estimator": []}, t),
+    "private class": lambda d, t: ({**d, "estimator": "_base"}, t),
+    "no parameters": lambda d, t: ({k: v for k, v in d.items() if k != "parameters"}, t),
+    "parameters are a list": lambda d, t: ({**d, "parameters": []}, t),
+    "parameters are names": lambda d, t: ({**d, "parameters": ["max_iter"]}, t),
+    "parameters are text": lambda d, t: ({**d, "parameters": ""}, t),
+    "fitted is a list": lambda d, t: ({**d, "fitted": []}, t),
+    "fitted is a number": lambda d, t: ({**d, "fitted": 3}, t),
+    "unknown parameter": edited(lambda d, t: d["parameters"].update(gamma=1)),
+    "method replaced": edited(lambda d, t: d["fitted"].update(transform=1)),
+    "dunder replaced": edited(lambda d, t: d["fitted"].update(__class__=1)),
+    "unknown kind": edited(lambda d, t: d["fitted"].update(mean_={"pickle": "x"})),
+    "empty entry": edited(lambda d, t: d["fitted"].update(mean_={})),
+    "missing array": edited(lambda d, t: d["fitted"].update(mean_={"array": "nowhere"})),
+    "array is a list": edited(lambda d, t: d["fitted"].update(mean_={"array": [1]})),
+    "unknown component": edited(
+        lambda d, t: d["fitted"].update(prior_={"component": ["prior", "x"], "parameters": {}})
+    ),
+    "component of no kind": edited(
+        lambda d, t: d["fitted"].update(prior_={"component": "prior", "parameters": {}})
+    ),
+    "component of another kind": edited(
+        lambda d, t: d["fitted"].update(prior_={"component": ["solver", "sgd"], "parameters": {}})
+    ),
+    "component without parameters": edited(
+        lambda d, t: d["fitted"].update(prior_={"component": ["prior", "normal"]})
+    ),
+    "parameter of a component": edited(
+        lambda d, t: d["fitted"]["solver_"]["parameters"].update(beta_3=1)
+    ),
+    "no weights": edited(lambda d, t: [t.pop(k) for k in list(t) if k.startswith("model_.")]),
+    "one weight less": edited(
+        lambda d, t: t.pop(next(k for k in t if k.startswith("model_.decoder")))
+    ),
+    "one weight more": edited(lambda d, t: t.update({"model_.extra.weight": torch.ones(2)})),
+    "other shape": edited(
+        lambda d, t: t.update({k: v[..., :1] + 0 for k, v in t.items() if v.ndim == 2})
+    ),
+    "other width": edited(lambda d, t: d["fitted"].update(n_features_in_=5)),
+    "width is text": edited(lambda d, t: d["fitted"].update(n_features_in_="wide")),
+    "negative width": edited(lambda d, t: d["fitted"].update(n_features_in_=-1)),
+    "no width": edited(lambda d, t: d["fitted"].pop("n_features_in_")),
+    "other components": edited(lambda d, t: d["fitted"].update(n_components_=7)),
+    "no component": edited(lambda d, t: d["fitted"].pop("likelihood_")),
+    "component is a number": edited(lambda d, t: d["fitted"].update(encoder_=3)),
+    "training state": edited(lambda d, t: d["fitted"].update(_trainer_state={"tuple": [1]})),
+    "random state": edited(lambda d, t: d["parameters"].update(random_state={"random": {}})),
+    "random key": edited(
+        lambda d, t: d["parameters"]["random_state"]["random"]["state"].update(key=[-1])
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_inconsistent_file_is_refused(edit, file, tmp_path):
+    path = write_parts(tmp_path / "edited.skvae", *edit(*parts_of(file)))
+    with pytest.raises(FileFormatError):
+        skvae.load(path)
+
+
+def test_unedited_file_is_not_refused(file, tmp_path):
+    path = write_parts(tmp_path / "copy.skvae", *parts_of(file))
+    assert_same_estimator(skvae.load(path), skvae.load(file))
+
+
+def test_flipped_bits_give_an_estimator_or_a_format_error(file, tmp_path):
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    (length,) = struct.unpack("<Q", content[:8])
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[rng.integers(0, 8 + length)] ^= 1 << rng.integers(0, 8)
+        (tmp_path / "damaged.skvae").write_bytes(damaged)
+        try:
+            assert isinstance(skvae.load(tmp_path / "damaged.skvae"), VariationalAutoencoder)
+        except FileFormatError:
+            refused += 1
+    assert refused > 20
+
+
+def test_parameters_that_a_file_lacks_have_their_defaults(file, tmp_path):
+    document, tensors = parts_of(file)
+    del document["parameters"]["tol"]
+    loaded = skvae.load(write_parts(tmp_path / "older.skvae", document, tensors))
+    assert loaded.tol == VariationalAutoencoder().tol
+    X = pd.DataFrame(factor_rows(60), columns=list("abcd"))
+    np.testing.assert_array_equal(loaded.score_samples(X), skvae.load(file).score_samples(X))
+
+
+# -- whole or not at all --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 2 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    vae = small_vae().fit(factor_rows(60))
+    skvae.save(vae, tmp_path / "model.skvae")
+    return (tmp_path / "model.skvae").read_bytes()
+
+
+def test_failure_of_the_disk_leaves_the_earlier_file(tmp_path, earlier, full_disk):
+    vae = small_vae(hidden_layer_sizes=(64,))
+    with pytest.raises(Exception, match=r"(?i)large"):
+        skvae.save(vae.fit(factor_rows(60)), tmp_path / "model.skvae")
+    assert (tmp_path / "model.skvae").read_bytes() == earlier
+    assert os.listdir(tmp_path) == ["model.skvae"]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["save_file", "os.replace"])
+def test_interruption_leaves_the_earlier_file(tmp_path, earlier, monkeypatch, error, where):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"skvae._core._file_format.{where}", fail)
+    with pytest.raises(type(error)):
+        skvae.save(small_vae(), tmp_path / "model.skvae")
+    assert (tmp_path / "model.skvae").read_bytes() == earlier
+    assert os.listdir(tmp_path) == ["model.skvae"]
+
+
+def test_refusal_leaves_the_earlier_file(tmp_path, earlier):
+    with pytest.raises(TypeError):
+        skvae.save(small_vae(encoder=lambda: None), tmp_path / "model.skvae")
+    assert (tmp_path / "model.skvae").read_bytes() == earlier
+    assert os.listdir(tmp_path) == ["model.skvae"]
+
+
+def test_file_may_be_read_by_whom_other_files_may(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    skvae.save(small_vae(), tmp_path / "model.skvae")
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "model.skvae")]
+    assert modes[0] == modes[1]
+
+
+def test_loaded_weights_do_not_depend_on_the_file(tmp_path):
+    X = factor_rows(60)
+    vae = small_vae().fit(X)
+    loaded = saved_and_loaded(vae, tmp_path)
+    path = tmp_path / "model.skvae"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert_same_answers(loaded, vae, X)
+
+
+def test_a_head_is_rebuilt_as_it_was(tmp_path):
+    """Buffers in float64 stay so in a float32 model."""
+    X = (factor_rows(60) + 1e8).astype(np.float64)
+    vae = small_vae().fit(X)
+    vae.model_.float()
+    loaded = saved_and_loaded(vae, tmp_path)
+    head = loaded.model_.observation_head
+    assert isinstance(head, GaussianHead)
+    assert head.location.dtype == torch.float64
+    assert_same_estimator(vae, loaded)
