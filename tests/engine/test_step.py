@@ -27,10 +27,11 @@ def nonlinear_model(X, **parameters):
     return build_model(X, **{"encoder": NO_LINEAR_PATH, "decoder": NO_LINEAR_PATH} | parameters)
 
 
-def step_for(model, bound=None, solver=None, *, rate=1.0, n_warmup=0, **parameters):
+def step_for(model, bound=None, solver=None, *, rate=1.0, n_warmup=0, n_cooldown=0, **parameters):
     bound = SGVB().build(100) if bound is None else bound
     solver = Recording() if solver is None else solver
-    return TrainingStep(model, bound, solver, LearningRate(rate, n_warmup, 0, CPU), **parameters)
+    rate = LearningRate(rate, n_warmup, n_cooldown, CPU)
+    return TrainingStep(model, bound, solver, rate, **parameters)
 
 
 def weighted(batch, weight=None):
@@ -155,6 +156,10 @@ def test_tally_adds_up_bounds_and_rows():
 def _model():
     X = make_rows(GAUSSIAN, 12)
     model = nonlinear_model(X)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():  # biases begin at zero
+            p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     return model, weighted(batch_of(model, X)), noise_for(model, 1, len(X))
 
 
@@ -330,9 +335,10 @@ def test_state_is_all_that_a_step_depends_on(solver):
     batch = weighted(batch_of(first, X))
     objective = SGVB(beta=0.5, warmup_steps=6)
     steps = [
-        step_for(model, objective.build(100), solver, rate=1e-2, n_warmup=4)
+        step_for(model, objective.build(100), solver, rate=1e-2, n_warmup=4, n_cooldown=5)
         for model in (first, second)
     ]
+    steps[0].clock.cooldown_start.fill_(1.0)
     for i in range(3):
         steps[0](batch, noise_for(first, 1, len(X), seed=i))
     for target, value in zip(steps[1].state(), steps[0].state(), strict=True):
