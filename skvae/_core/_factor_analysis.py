@@ -13,6 +13,9 @@ import numpy as np
 
 # Extrapolated EM stops when a cycle gains less than this, in nats per row.
 EM_TOLERANCE = 1e-7
+# An extrapolation spans no more steps than this: near a fixed point the change of a step is
+# rounding, or zero.
+LONGEST_EXTRAPOLATION = 1e8
 # Cycles after which the best of several starts is chosen and followed to the end.
 TRIAL_CYCLES = 20
 # Up to this many columns all eigenvectors are computed; a subspace iteration finds the leading ones
@@ -156,7 +159,7 @@ def _accelerated(
         likelihood_1, theta_2 = em.step(theta_1)
         first, change = theta_1 - theta, theta_2 - 2.0 * theta_1 + theta
         ratio = float(np.linalg.norm(first)) / max(float(np.linalg.norm(change)), 1e-300)
-        length = -max(ratio, 1.0)
+        length = -min(max(ratio, 1.0), LONGEST_EXTRAPOLATION)
         far = em.bounded(theta - 2.0 * length * first + length**2 * change)
         likelihood, following = em.step(far)
         if likelihood >= likelihood_1:

@@ -18,7 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.likelihoods import GaussianLikelihood
+from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from skvae.objectives import SGVB
 from tests.estimators.small import (
     STILL_RISING,
@@ -286,6 +286,15 @@ def test_small_tables(shape, likelihood, n_components):
     assert vae.validation_scores_ == []
     for name, value in answers(vae, X).items():
         assert np.isfinite(value).all(), name
+
+
+@pytest.mark.filterwarnings("ignore:No latent component is active")
+def test_start_where_a_step_changes_nothing_any_more():
+    # The extrapolation of the linear start divides by the change of a step, here exactly 0.
+    t = np.random.default_rng(19).uniform(size=(8, 3))
+    X = 1.0 / (1.0 + np.exp(-3.0 * t))
+    vae = small_vae(likelihood=BernoulliLikelihood(soft=True), early_stopping=False, max_iter=1)
+    assert np.isfinite(vae.fit(X).score(X))
 
 
 def test_more_components_than_columns():
