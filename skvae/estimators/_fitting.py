@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import joblib
@@ -22,17 +24,20 @@ from skvae._core._random import MAX_SEED, Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
 from skvae.engine import (
+    CrossFit,
     Plan,
     Rows,
     Status,
     Trainer,
     TrainerState,
     TrainingResult,
+    can_stack,
+    deal_folds,
     evaluation_draws,
     residual_moments,
 )
 from skvae.estimators._progress import Progress
-from skvae.estimators._rows import compute_dtype, hold_out, read_rows
+from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, hold_out, read_rows
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
 from skvae.models import LatentVariableModel, start_linear_
@@ -44,6 +49,9 @@ PATIENCE_STEPS = 3000
 MIN_PATIENCE = 3
 # Bounds of the automatic batch size, and the steps per epoch that it aims for between them.
 MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 32, 512, 24
+# Below this many rows, and entries of X, training is judged by cross-fitting in this many folds.
+CROSS_FIT_ROWS, CROSS_FIT_ENTRIES = 1000, 500_000
+N_FOLDS = 5
 # The diagnostics after training look at no more rows than this, evenly spaced.
 MAX_DIAGNOSTIC_ROWS = 20_000
 DIAGNOSTIC_ROWS_AT_ONCE = 1024
@@ -232,25 +240,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
+        if not partial and self._can_cross_fit(setup, rows):
+            return self._cross_fit(setup, rows, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
             training_index, validation_index = hold_out(
                 len(rows), self.validation_fraction, streams.generator("validation")
             )
-        device = next(model.parameters()).device
-        training, validation = (
-            Rows(
-                rows,
-                model.observation_head.standardize,
-                index=index,
-                dtype=torch.float32,
-                device=device,
-            )
-            for index in (training_index, validation_index)
-        )
+        training = _rows_for(model, rows, training_index)
+        validation = None if validation_index is None else _rows_for(model, rows, validation_index)
         started = self.init == "linear" and setup.n_epochs == 0 and self._start(setup, training)
-        if started and self.early_stopping and not partial and validation_index is None:
+        if started and self.early_stopping and not partial and validation is None:
             # Too few rows to tell a gain from overfitting: the linear model stands.
             fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": 1}
             return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
@@ -267,32 +268,83 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             return fitted | {"n_iter_": trainer.n_epochs}
 
         progress.attributes = attributes_now
+        with self._explaining_divergence():
+            result = trainer.train(training, plan, validation=validation, observer=progress)
+        progress.training_ends(result.status)
+        state = trainer.state()
+        if result.kept_start:
+            # Nothing was gained by training, and the start needs no held-out rows.
+            self._start(setup, _rows_for(model, rows))
+        fitted = self._fitted_attributes(setup, own_storage(model), rows)
+        return result, state, fitted | {"n_iter_": trainer.n_epochs}
+
+    def _can_cross_fit(self, setup: Setup, rows: np.ndarray) -> bool:
+        """Whether the rows are few enough, and the model simple enough, for `_cross_fit`."""
+        return (
+            self.early_stopping
+            and self.init == "linear"
+            and setup.n_epochs == 0
+            and FEWEST_ROWS <= len(rows) < CROSS_FIT_ROWS
+            and rows.size <= CROSS_FIT_ENTRIES
+            and can_stack(setup.model, setup.components["objective_"].build(1))
+            and self._start(setup, _rows_for(setup.model, rows))
+        )
+
+    def _cross_fit(
+        self, setup: Setup, rows: np.ndarray, progress: Progress
+    ) -> tuple[TrainingResult, None, dict[str, Any]]:
+        """Train the model of `setup`, at its start, beside models that judge it."""
+        streams = Streams(setup.seed)
+        folds = deal_folds(len(rows), N_FOLDS, streams.generator("validation"))
+        models = [setup.model]
+        for fold in range(N_FOLDS):
+            members = np.flatnonzero(folds != fold)
+            summary = setup.components["likelihood_"].summarize(rows[members])
+            model = self._build_model(
+                setup.components,
+                setup.model.latent_shape[0],
+                summary,
+                streams.generator("init"),
+            ).to(next(setup.model.parameters()).device)
+            self._start(setup._replace(model=model), _rows_for(model, rows, members))
+            models.append(model)
+        plan = self._plan(len(rows), partial=False, start_is_rival=True)
+        bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
+        program = CrossFit(
+            models,
+            [_rows_for(model, rows) for model in models],
+            folds,
+            bound,
+            setup.components["solver_"],
+            plan,
+            streams,
+        )
+
+        def attributes_now() -> dict[str, Any]:
+            program.write()
+            fitted = self._fitted_attributes(setup, copy.deepcopy(setup.model), rows)
+            return fitted | {"n_iter_": program.n_epochs}
+
+        progress.attributes = attributes_now
+        with self._explaining_divergence():
+            result = program.train(progress)
+        progress.training_ends(result.status)
+        if result.kept_start:
+            self._start(setup, _rows_for(setup.model, rows))
+        fitted = self._fitted_attributes(setup, setup.model, rows)
+        return result, None, fitted | {"n_iter_": program.n_epochs}
+
+    @contextmanager
+    def _explaining_divergence(self) -> Iterator[None]:
+        """Turn the engine's error into one that says what to do."""
         try:
-            result = trainer.train(
-                training,
-                plan,
-                validation=validation if validation_index is not None else None,
-                observer=progress,
-            )
+            yield
         except FloatingPointError as error:
             raise ValueError(
                 "Training produced non-finite values from the first epoch on, at every learning "
                 f"rate tried below learning_rate_init={self.learning_rate_init}. Look for NaN or "
                 "extreme values in X."
             ) from error
-        progress.training_ends(result.status)
-        state = trainer.state()
-        if result.kept_start:
-            # Nothing was gained by training, and the start needs no held-out rows.
-            everything = Rows(
-                rows,
-                model.observation_head.standardize,
-                dtype=torch.float32,
-                device=device,
-            )
-            self._start(setup, everything)
-        fitted = self._fitted_attributes(setup, own_storage(model), rows)
-        return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
     def _start(self, setup: Setup, rows: Rows) -> bool:
         """Start the model at the linear model of the rows; False where there is none."""
@@ -390,6 +442,20 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
 
 
+def _rows_for(
+    model: LatentVariableModel, rows: np.ndarray, index: np.ndarray | None = None
+) -> Rows:
+    """Rows (those of `index`, or all) as the model trains on them."""
+    first = next(model.parameters())
+    return Rows(
+        rows,
+        model.observation_head.standardize,
+        index=index,
+        dtype=first.dtype,
+        device=first.device,
+    )
+
+
 def _changes(name: str, before: Component, after: Component) -> list[str]:
     """What differs between two components: nothing, a hyperparameter, or all of it."""
     if joblib.hash(before) == joblib.hash(after):
@@ -407,13 +473,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
     index = None
     if n_rows > MAX_DIAGNOSTIC_ROWS:
         index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
-    source = Rows(
-        rows,
-        model.observation_head.standardize,
-        index=index,
-        dtype=first.dtype,
-        device=first.device,
-    )
+    source = _rows_for(model, rows, index)
     bound = setup.components["objective_"].build(1)
     generator = Streams(setup.seed).generator("validation", first.device)
     totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "noise": None}
