@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae import VariationalAutoencoder
 from skvae.inference import importance_log_likelihood, log_weights
 from skvae.likelihoods import BernoulliLikelihood
 from skvae.networks import MLP
@@ -124,3 +125,30 @@ def test_doubling_all_draws_changes_nothing(model):
         answers = [importance_log_likelihood(model, batch_of(model, X), n) for n in (noise, twice)]
     torch.testing.assert_close(*answers)
     assert math.isfinite(float(answers[0].sum()))
+
+
+@pytest.mark.filterwarnings("ignore:The lower bound was still rising")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_score_of_a_nonlinear_model_with_one_latent_variable_matches_quadrature(seed):
+    # A noisy curve in five dimensions. The draws are shared by all rows, and so are their errors.
+    rng = np.random.default_rng(seed)
+    t = rng.normal(size=(300, 1))
+    curve = np.hstack([np.sin(2 * t), np.cos(1.5 * t), t, t**2, np.tanh(3 * t)])
+    X = curve * [1.0, 2.0, 1.0, 0.5, 3.0] + 0.3 * rng.normal(size=curve.shape)
+    vae = VariationalAutoencoder(
+        1,
+        hidden_layer_sizes=(16,),
+        activation="tanh",
+        learning_rate_init=1e-2,
+        batch_size=90,
+        max_iter=150,
+        n_iter_no_change=150,
+        n_score_draws=1000,
+        random_state=seed,
+    ).fit(X)
+    model = vae.model_
+    exact = log_likelihood_by_quadrature(model, batch_of(model, X), n_nodes=4001)
+    assert vae.score(X) == pytest.approx(exact.mean(), abs=0.02)
+    # The model is far from linear, so that this is not the exact case in disguise.
+    linear = VariationalAutoencoder(1, hidden_layer_sizes=(), random_state=0).fit(X)
+    assert exact.mean() > linear.score(X) + 0.2
