@@ -99,7 +99,7 @@ def test_pairs_are_the_product():
     assert len({name_of(c) for c in PAIRS}) == len(PAIRS)
 
 
-# -- planted faults: what the meta device is trusted to find, it finds -----------------------------
+# -- planted faults: what the meta device is trusted to find, it finds ----------------------------
 
 
 def host_sync(t):

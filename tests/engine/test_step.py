@@ -49,7 +49,7 @@ def assert_close(actual, expected, *, rtol=1e-10, atol=1e-12):
         torch.testing.assert_close(actual[name], expected[name], rtol=rtol, atol=atol, msg=name)
 
 
-# -- the gradient ------------------------------------------------------------------------------
+# -- the gradient ---------------------------------------------------------------------------------
 
 
 def plain_loss(p, x, noise, scale):
@@ -149,7 +149,7 @@ def test_tally_adds_up_bounds_and_rows():
     assert float(step.clock.step) == 2
 
 
-# -- what is made of it ------------------------------------------------------------------------
+# -- what is made of it ---------------------------------------------------------------------------
 
 
 @pytest.fixture

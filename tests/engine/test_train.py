@@ -47,7 +47,7 @@ def table(*values):
     return lambda steps, x: values[min(int(steps), len(values) - 1)]
 
 
-# -- which state is kept -----------------------------------------------------------------------
+# -- which state is kept --------------------------------------------------------------------------
 
 
 def test_best_state_on_held_out_rows_is_kept():
@@ -95,7 +95,7 @@ def test_bounds_are_means_over_the_rows_during_the_epoch():
         assert bound == pytest.approx(4.5 + 100 * np.average(steps, weights=[4, 4, 2]))
 
 
-# -- when it stops -----------------------------------------------------------------------------
+# -- when it stops --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("patience", [1, 4])
@@ -211,7 +211,7 @@ def test_whether_the_bound_still_rises_is_told(held_out, rising):
     assert result.still_rising is rising
 
 
-# -- values that are not finite ------------------------------------------------------------------
+# -- values that are not finite -------------------------------------------------------------------
 
 
 def at(*calls, value=math.nan):
@@ -380,7 +380,7 @@ def test_interruption_before_the_end_of_the_first_epoch_is_passed_on(held_out):
         run(Script(at_call=interrupting(2)), plan, validation=HELD_OUT if held_out else None)
 
 
-# -- those who watch ----------------------------------------------------------------------------
+# -- those who watch ------------------------------------------------------------------------------
 
 
 def test_observer_is_called_in_order():
@@ -419,7 +419,7 @@ def test_epochs_are_counted_over_the_life_of_the_model():
     assert steps_of(trainer) == 4
 
 
-# -- the start as a rival -----------------------------------------------------------------------
+# -- the start as a rival -------------------------------------------------------------------------
 
 
 def gaining(gains):
@@ -526,7 +526,7 @@ def test_held_out_rows_leave_no_gradient_and_no_trace():
     assert without.train(rows, plan).bounds == result.bounds
 
 
-# -- going on --------------------------------------------------------------------------------------
+# -- going on -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", each(registry.SOLVERS))
@@ -596,7 +596,7 @@ def test_same_seed_gives_the_same_course_and_another_seed_another():
     assert bounds(1) == bounds(1) != bounds(2)
 
 
-# -- the prior on weights ------------------------------------------------------------------------
+# -- the prior on weights -------------------------------------------------------------------------
 
 
 def test_prior_on_weights_weighs_as_much_as_one_of_the_rows():
