@@ -521,11 +521,12 @@ def test_nothing_is_printed_or_written_by_default(capfd, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("where", ["begin", "end"])
 @pytest.mark.parametrize("early_stopping", [True, False])
-def test_interruption_keeps_the_best_state_and_warns(where, early_stopping):
+@pytest.mark.parametrize("init", ["linear", "random"])
+def test_interruption_keeps_the_best_state_and_warns(where, early_stopping, init):
     X = factor_rows(60)
     at = 4 if where == "begin" else 3
     interrupt = Callback(**{where: raising(KeyboardInterrupt(), at)})
-    common = {"init": "random", "early_stopping": early_stopping, "solver": PLAIN_ADAM}
+    common = {"init": init, "early_stopping": early_stopping, "solver": PLAIN_ADAM}
     vae = small_vae(max_iter=20, **common).set_callbacks(interrupt)
     with pytest.warns(ConvergenceWarning, match="Training was interrupted; the best state so far"):
         vae.fit(X)
@@ -566,10 +567,11 @@ def test_estimator_with_callbacks_can_be_pickled_and_copied():
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
-def test_fitted_estimator_of_each_epoch_answers(early_stopping):
+@pytest.mark.parametrize("init", ["linear", "random"])
+def test_fitted_estimator_of_each_epoch_answers(early_stopping, init):
     X = factor_rows()
     scorer = Scorer()
-    vae = small_vae(init="random", early_stopping=early_stopping, learning_rate_init=0.01)
+    vae = small_vae(init=init, early_stopping=early_stopping, learning_rate_init=0.01)
     vae.set_callbacks(scorer).fit(X)
     snapshots, scores = zip(*scorer.seen, strict=True)
     assert [s.n_iter_ for s in snapshots] == [1, 2, 3, 4]
@@ -666,12 +668,12 @@ def test_no_collapse_is_told_of_while_one_component_is_active():
 # -- values that are not finite -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [1, 5])
+@pytest.mark.parametrize("outlier", [1e3, 1e20, 1e200])
 @pytest.mark.parametrize("noise", ["per_feature", "shared", "predicted"])
 @pytest.mark.parametrize("init", ["linear", "random"])
-def test_heavy_outliers_never_give_nan(power, noise, init):
-    X = np.random.default_rng(0).standard_cauchy(size=(200, 5)) ** power
-    X[0, 0] = 1e200
+def test_heavy_outliers_never_give_nan(outlier, noise, init):
+    X = np.random.default_rng(0).standard_cauchy(size=(200, 5)) ** 3
+    X[0, 0] = outlier
     vae = small_vae(likelihood=GaussianLikelihood(noise=noise), max_iter=10, init=init)
     recorded(lambda: vae.fit(X))
     assert np.isfinite(weights(vae)).all()
