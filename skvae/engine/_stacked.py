@@ -88,10 +88,8 @@ class StackedAutoencoders:
         ]
         prefix = "observation_head."
         buffers = [dict(m.observation_head.named_buffers()) for m in models]
-        dtype = self.groups[0][1].dtype
         self._head_values = {
-            name: torch.stack([b[name].to(dtype) for b in buffers]).unsqueeze(1)
-            for name in buffers[0]
+            name: torch.stack([b[name] for b in buffers]).unsqueeze(1) for name in buffers[0]
         }
         own = [name for name in self.values if name.startswith(prefix)]
         self._head_values |= {n.removeprefix(prefix): self.values[n].unsqueeze(1) for n in own}

@@ -45,10 +45,10 @@ from skvae.models import LatentVariableModel, start_linear_
 # A component is active where its posterior differs from the prior by more than this.
 ACTIVE_NATS = 0.01
 # Steps without improvement after which the cool-down begins, and the fewest epochs that may be.
-PATIENCE_STEPS = 3000
+PATIENCE_STEPS = 2000
 MIN_PATIENCE = 3
 # Bounds of the automatic batch size, and the steps per epoch that it aims for between them.
-MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 32, 512, 24
+MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 16, 512, 24
 # Below this many rows, and entries of X, training is judged by cross-fitting in this many folds.
 CROSS_FIT_ROWS, CROSS_FIT_ENTRIES = 1000, 500_000
 N_FOLDS = 5

@@ -75,7 +75,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Precision of a normal prior on the entries of the weight matrices of both networks
         (maximum a posteriori estimation; 1 in Kingma and Welling, 2014).
     batch_size : int or "auto", default="auto"
-        Rows of a training step. "auto" aims at 24 steps per epoch, with 32 to 512 rows each.
+        Rows of a training step. "auto" aims at 24 steps per epoch, with 16 to 512 rows each.
     max_iter : int, default=1000
         Most epochs, an epoch being one pass over the training rows.
     early_stopping : bool, default=True
@@ -87,7 +87,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Share of the rows to hold out, 5 rows at least.
     n_iter_no_change : int or "auto", default="auto"
         Epochs without improvement after which the learning rate is cooled down and training ends.
-        "auto" is as many epochs as 3000 steps take, and 3 at least.
+        "auto" is as many epochs as 2000 steps take, and 3 at least.
     tol : float, default=1e-3
         Smallest gain that counts as an improvement, in nats per row.
     n_score_draws : int, default=100

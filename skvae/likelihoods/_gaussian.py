@@ -227,7 +227,9 @@ class GaussianHead(ObservationHead):
         residual = x - mean
         scaled = residual * torch.exp(-2.0 * log_scale)
         square = residual * scaled
-        constant = 0.5 * LOG_2PI * self.n_columns + torch.log(values["scale"]).sum(-1)
+        # The scale itself may be beyond float32; its logarithm is not.
+        log_jacobian = torch.log(values["scale"]).sum(-1).to(x.dtype)
+        constant = 0.5 * LOG_2PI * self.n_columns + log_jacobian
         log_prob = -0.5 * square.sum(-1) - log_scale.expand_as(square).sum(-1) - constant
         if coefficient is None:
             return log_prob, None
