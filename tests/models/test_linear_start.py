@@ -241,6 +241,15 @@ def test_more_columns_than_rows(n_rows, n_components):
     assert vae.score(X) == pytest.approx(converged_factor_analysis(X, n_components), abs=1e-3)
 
 
+@pytest.mark.parametrize(("n_rows", "n_factors"), [(9, 4), (10, 4), (25, 8)])
+def test_few_rows_have_few_factors(n_rows, n_factors):
+    """With as many factors as rows, every row could have one for itself, and no noise."""
+    X = np.random.default_rng(0).normal(size=(n_rows, 40))
+    vae = at_the_start(X, 8)
+    assert vae.active_components_.tolist() == [True] * n_factors + [False] * (8 - n_factors)
+    assert np.median(vae.noise_variance_ / X.var(axis=0)) > 0.1
+
+
 @pytest.mark.parametrize("n_rows", [3, 5, 19])
 def test_start_of_very_few_rows_stands(n_rows):
     X = DATA["wine"][:n_rows]
@@ -304,6 +313,22 @@ def test_binary_start_beats_the_marginals(case):
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
     assert vae.lower_bound_ - marginals.lower_bound_ > 0.2
     assert vae.active_components_.all()
+
+
+def test_posterior_precision_of_a_binary_start_is_diagonal():
+    """To first order, which is what the diagonal posterior can then be exact to."""
+    rng = np.random.default_rng(0)
+    common = np.repeat(rng.normal(size=(400, 2)), 5, axis=1)
+    # Frequencies from 0.1 to 0.7.
+    X = (2.0 * common + rng.normal(size=(400, 10)) > np.linspace(3.0, -1.0, 10)).astype(float)
+    vae = at_the_start(X, 2, likelihood="bernoulli")
+    origin, *axes = vae.inverse_transform(np.concatenate([np.zeros((1, 2)), np.eye(2)]))
+    np.testing.assert_allclose(origin, (X.sum(axis=0) + 0.5) / 401, atol=1e-6)
+    loadings = np.log(axes) - np.log1p(-np.array(axes)) - np.log(origin) + np.log1p(-origin)
+    precision = np.eye(2) + loadings * origin * (1 - origin) @ loadings.T
+    assert abs(precision[0, 1]) < 1e-4 * precision[0, 0]
+    _, deviation = vae.posterior_moments(X)
+    np.testing.assert_allclose(deviation, np.tile(np.diag(precision) ** -0.5, (400, 1)), rtol=1e-4)
 
 
 def test_binary_start_of_independent_columns_is_no_worse_than_the_marginals():
