@@ -30,8 +30,9 @@ from skvae.solvers._base import LearningRate, Solver
 VALIDATION_DRAWS = 2000
 MAX_VALIDATION_DRAWS = 16
 VALIDATION_BATCH = 1024
-# How many standard errors of its held-out gain training must beat a rival start by.
-STANDARD_ERRORS = 1.0
+# How many standard errors of its held-out gain training must beat a rival start by. With one, the
+# best of several hundred states beat factor analysis on iris by luck, and lost 0.2 nats on test.
+STANDARD_ERRORS = 2.0
 # Halvings of the learning rate after non-finite values before training gives up.
 MAX_HALVINGS = 10
 

@@ -64,7 +64,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
           likelihood with one noise variance for each column, probabilistic PCA with a shared one,
           and its analogue to first order for other likelihoods. With `early_stopping`, what
           training finds is kept only where it beats the linear model on held-out rows by more
-          than the standard error of the difference, so that the model is, up to sampling error,
+          than two standard errors of the difference, so that the model is, up to sampling error,
           never worse than the linear one. Networks without a linear path start at random.
         - ``"random"``: weights drawn at random, with the columns at their marginals.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
@@ -79,12 +79,15 @@ class VariationalAutoencoder(LatentVariableEstimator):
     max_iter : int, default=1000
         Most epochs, an epoch being one pass over the training rows.
     early_stopping : bool, default=True
-        Whether a share of the rows is held out, to decide when to stop and which state to keep.
-        With fewer than 20 rows none are held out: the linear model of ``init="linear"`` then
-        stands as it is, and with ``init="random"`` training stops, as it does with False, when
-        the training bound does not improve.
+        Whether held-out rows decide when to stop and which state to keep. Under 1000 rows, with
+        ``init="linear"`` and ingredients that allow it, training is judged by cross-fitting: a
+        model on all rows is trained beside five that have each not seen a fifth of them. From 1000
+        rows on a share of the rows is held out. With fewer than 20 rows the linear model stands as
+        it is; without one (``init="random"``), and with False, training stops when the training
+        bound does not improve.
     validation_fraction : float, default=0.1
-        Share of the rows to hold out, 5 rows at least.
+        Share of the rows to hold out, 5 rows at least, where training is not judged by
+        cross-fitting.
     n_iter_no_change : int or "auto", default="auto"
         Epochs without improvement after which the learning rate is cooled down and training ends.
         "auto" is as many epochs as 2000 steps take, and 3 at least.

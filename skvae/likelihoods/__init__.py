@@ -1,5 +1,5 @@
 """Likelihoods p(x | z): how a row is distributed given its latent variables."""
 
-from skvae.likelihoods._base import Likelihood
+from skvae.likelihoods._base import Likelihood, ObservationHead
 from skvae.likelihoods._bernoulli import BernoulliLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
