@@ -20,7 +20,7 @@ from skvae._core._random import MAX_SEED, Streams
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._rows import compute_dtype
 from skvae.estimators._transaction import infers
-from skvae.inference import importance_log_likelihood
+from skvae.inference import evidence_lower_bound, importance_log_likelihood
 from skvae.models import LatentVariableModel
 
 # Working memory of a chunk of rows times draws, and the most rows of a chunk: beyond it the
@@ -163,7 +163,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     @infers
     def lower_bound(self, X: Any) -> np.ndarray:
-        """The bound that training maximises, for each row.
+        """Evidence lower bound of each row, which training maximises.
 
         It is the evidence lower bound itself, whatever weight of the divergence training uses.
 
@@ -175,8 +175,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Returns
         -------
         bound : ndarray of shape (n_samples,)
-            In nats, constants included, in the units of X. Its expectation is taken over
-            `n_score_draws` draws.
+            In nats, constants included, in the units of X. The mean over the `n_score_draws`
+            draws that ``score_samples`` uses, and never above what that returns.
 
         Raises
         ------
@@ -185,9 +185,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         ValueError
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
-        check_is_fitted(self)
-        bound = self.objective_.build(1)
-        return self._by_shared_draws(X, bound)
+        return self._by_shared_draws(X, evidence_lower_bound)
 
     @infers
     def posterior_moments(self, X: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -49,10 +49,10 @@ def test_held_out_bounds_are_those_of_models_that_have_not_seen_the_row(programs
     first, second = programs
     np.testing.assert_array_equal(first.folds, second.folds)
     judge = first.folds[7]
-    for name, values in first._stack.values.items():
-        same = [torch.equal(a, b) for a, b in zip(values, second._stack.values[name], strict=True)]
-        if values[0].numel():
-            assert same == [i == judge + 1 for i in range(len(same))], name
+    for name, values in first.after_epoch.items():
+        pairs = zip(values, second.after_epoch[name], strict=True)
+        same = [torch.equal(a, b) for a, b in pairs]
+        assert same == [i == judge + 1 for i in range(len(same))], name
 
 
 @pytest.mark.filterwarnings("ignore:The lower bound was still rising")

@@ -6,16 +6,20 @@ import torch
 
 from skvae import VariationalAutoencoder
 from skvae._core._batch import Batch, Clock
-from skvae.engine import can_stack
+from skvae.engine import TrainingStep, can_stack
 from skvae.engine._stacked import StackedAutoencoders
+from skvae.likelihoods._gaussian import GaussianHead
 from skvae.models import build_autoencoder
 from skvae.networks import MLP
+from skvae.networks._mlp import MLPHead
 from skvae.objectives import SGVB
+from skvae.objectives._sgvb import SGVBBound
 from skvae.posteriors import DiagonalPosterior
+from skvae.posteriors._diagonal import DiagonalHead
 from skvae.priors import StandardNormalPrior
 from skvae.solvers import Adam
 from skvae.solvers._base import LearningRate
-from tests.registry import LIKELIHOODS, NETWORKS, each
+from tests.registry import LIKELIHOODS, NETWORKS, SOLVERS, each
 
 N_MODELS, N_ROWS, N_COLUMNS, N_LATENT = 3, 12, 4, 2
 CPU = torch.device("cpu")
@@ -131,6 +135,104 @@ def test_prior_on_the_weights_pulls_at_weights_alone():
     for name, gradient in gradients[1].items():
         pull = 2.0 * before[name] if before[name].ndim >= 3 else torch.zeros_like(gradient)
         torch.testing.assert_close(gradient - gradients[0][name], pull)
+
+
+@pytest.mark.parametrize("solver", each(SOLVERS))
+def test_steps_are_those_of_a_training_step(solver):
+    """Solver, clipping, prior on weights, rates of groups and warm-ups together."""
+    case, network = LIKELIHOODS[0], MLP(hidden_layer_sizes=(5,))
+    models, _, _, x, features, noise, weight = setting(case, network, n_draws=2)
+    bound = SGVB(n_draws=2, beta=0.5, warmup_steps=6).build(100)
+    rate = LearningRate(1e-2, 4, 3, CPU)
+    precision = torch.full((N_MODELS, 1), 0.3, dtype=torch.float64)
+    stack = StackedAutoencoders(models, bound, solver, rate, precision)
+    stack.clock.cooldown_start.fill_(5.0)
+    steps = [TrainingStep(model, bound, solver, rate, prior_precision=0.3) for model in models]
+    for step in steps:
+        step.clock.cooldown_start.fill_(5.0)
+    for _ in range(7):
+        stack.step(x, features, noise.flatten(1, 2), weight)
+        for i, step in enumerate(steps):
+            step(Batch(x[i], weight=weight[i]), {"z": noise[i]})
+    for i, model in enumerate(models):
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                stack.values[name][i], parameter.detach(), rtol=1e-6, atol=1e-8, msg=name
+            )
+
+
+def test_model_without_rows_in_a_step_stays_finite():
+    """With batches of one row the models of the folds have fewer rows than there are steps."""
+    network = MLP(hidden_layer_sizes=(5,))
+    _, stack, _, x, features, noise, weight = setting(LIKELIHOODS[0], network, rate=1e-2)
+    before = {name: value.clone() for name, value in stack.values.items()}
+    weight[1] = 0.0
+    stack.step(x, features, noise.flatten(1, 2), weight)
+    for name, value in stack.values.items():
+        assert torch.isfinite(value).all(), name
+        assert torch.equal(value[1], before[name][1]), name
+
+
+@pytest.mark.filterwarnings("ignore:The lower bound was still rising")
+def test_batches_of_one_row():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    vae = VariationalAutoencoder(
+        1, hidden_layer_sizes=(3,), batch_size=1, max_iter=2, random_state=0
+    ).fit(X)
+    assert np.isfinite(vae.score(X))
+
+
+class LaplaceHead(GaussianHead):
+    """Another density, by the one method that says what it is."""
+
+    def log_prob_columns(self, params, x):
+        log_jacobian = torch.log(self.scale).to(x.dtype)
+        scaled = (x - params.mean).abs() * torch.exp(-params.log_scale)
+        return -scaled - params.log_scale - np.log(2.0) - log_jacobian
+
+
+def test_subclass_with_another_density_does_not_inherit_the_gradient():
+    case, network = LIKELIHOODS[0], MLP(hidden_layer_sizes=(5,))
+    model = build(case, network, np.eye(4), 0)
+    bound = SGVB().build(10)
+    assert can_stack(model, bound)
+    model.observation_head.__class__ = LaplaceHead
+    assert not can_stack(model, bound)
+
+
+class HalfScale(DiagonalHead):
+    """Posterior of another shape."""
+
+    def forward(self, outputs):
+        q = super().forward(outputs)
+        return type(q)(q.mean, q.log_scale - 1.0)
+
+
+class Negated(MLPHead):
+    """Network that computes something else."""
+
+    def forward(self, inputs):
+        return -super().forward(inputs)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [("posterior_head", HalfScale), ("encoder", Negated), ("decoder", Negated)],
+)
+def test_subclass_of_another_part_does_not_inherit_the_gradient(part, changed):
+    model = build(LIKELIHOODS[0], MLP(hidden_layer_sizes=(5,)), np.eye(4), 0)
+    getattr(model, part).__class__ = changed
+    assert not can_stack(model, SGVB().build(10))
+
+
+def test_subclass_of_the_bound_does_not_inherit_the_gradient():
+    class Shifted(SGVBBound):
+        def __call__(self, *args):
+            return super().__call__(*args) - 1.0
+
+    model = build(LIKELIHOODS[0], MLP(hidden_layer_sizes=(5,)), np.eye(4), 0)
+    bound = Shifted(n_draws=1, analytic=True, beta=1.0, n_warmup_steps=0)
+    assert not can_stack(model, bound)
 
 
 @pytest.mark.filterwarnings("ignore:The lower bound was still rising")

@@ -685,7 +685,7 @@ def test_training_steps_back_where_the_bound_is_not_finite():
     X = factor_rows(200)
     ended = []
     vae = small_vae(
-        init="random", max_iter=15, learning_rate_init=1e3, solver=Adam(warmup_steps=0)
+        init="random", max_iter=15, learning_rate_init=1e6, solver=Adam(warmup_steps=0)
     ).set_callbacks(Callback(end=ended.append))
     with pytest.warns(ConvergenceWarning, match=r"not finite \d+ times.*lower learning_rate_init"):
         vae.fit(X)
