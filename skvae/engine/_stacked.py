@@ -7,6 +7,7 @@ products without automatic differentiation, take less time than one with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,28 @@ from skvae.solvers._base import LearningRate, Solver
 
 def can_stack(model: LatentVariableModel, bound: Bound) -> bool:
     """Whether every ingredient's gradient is known without automatic differentiation."""
-    parts = ("encoder", "decoder", "posterior_head", "prior_head", "observation_head")
-    heads = [getattr(model, name, None) for name in parts]
-    return bound.hand_derived and all(getattr(head, "hand_derived", False) for head in heads)
+    parts = ("encoder", "decoder", "posterior_head", "prior_head")
+    observation = ("features", "params_from", "log_prob_columns")
+    return (
+        _is_known(bound, "kl_weight", "__call__")
+        and _is_known(getattr(model, "observation_head", None), "backward_", *observation)
+        and all(_is_known(getattr(model, p, None), "hand_derived", "forward") for p in parts)
+    )
+
+
+def _is_known(part: Any, gradient: str, *computed: str) -> bool:
+    """Whether a gradient is offered, and is that of what the part computes.
+
+    A subclass that computes something else inherits a gradient that is not its own.
+    """
+    if not getattr(part, "hand_derived", False):
+        return False
+    return all(issubclass(_definer(part, gradient), _definer(part, name)) for name in computed)
+
+
+def _definer(part: Any, name: str) -> type:
+    """Class that defines the attribute of this name."""
+    return next(cls for cls in type(part).__mro__ if name in vars(cls))
 
 
 class StackedAutoencoders:
@@ -117,7 +137,8 @@ class StackedAutoencoders:
         weight : Tensor of shape (n_models, n_rows)
             0 on padding.
         """
-        share = -weight / weight.sum(1, keepdim=True)
+        # A model that has no rows in this step has no gradient, rather than 0 / 0.
+        share = -weight / weight.sum(1, keepdim=True).clamp(min=1.0)
         bounds = self._bounds(x, features, noise, share, slice(None))
         square_norm: Tensor | float = 0.0
         for _, data, gradient, is_weight in self.groups:
