@@ -199,6 +199,18 @@ def test_start_with_given_noise_uses_the_directions_above_it():
     assert vae.active_components_.tolist() == [True, True, False]
 
 
+def test_given_noise_has_room_for_as_many_factors_as_columns():
+    """Where the noise is not learned, a factor more cannot take its place."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) @ np.array([[3.0, 1.0, 0.5], [0.0, 2.0, 1.0], [0.0, 0.0, 1.5]])
+    values = np.linalg.eigvalsh(np.cov(X.T, bias=True))
+    noise = 0.5 * values.min()
+    vae = at_the_start(X, 3, likelihood=GaussianLikelihood(noise=noise))
+    # Any covariance with eigenvalues above the noise can be had: the rows' own is the best.
+    optimum = -0.5 * (3 * np.log(2 * np.pi) + np.log(values).sum() + 3)
+    assert vae.score(X) == pytest.approx(optimum, abs=1e-4)
+
+
 # -- edges ----------------------------------------------------------------------------------------
 
 
