@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import SGVB
@@ -99,6 +99,7 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize="dynamic"), UNIT, BINARY),
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
+    likelihood(PoissonLikelihood(), COUNT),
 ]
 
 PRIORS = [StandardNormalPrior()]

@@ -46,10 +46,10 @@ class VariationalAutoencoder(LatentVariableEstimator):
     encoder, decoder : network component or None, default=None
         Architecture, for instance :class:`~skvae.networks.MLP`; None means an MLP of
         `hidden_layer_sizes` and `activation`.
-    likelihood : {"gaussian", "bernoulli"} or likelihood component, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "poisson"} or likelihood component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
-        ones.
+        ones, "poisson" for counts.
     prior : {"normal"} or prior component, default="normal"
         Distribution of the latent variables.
     posterior : {"diagonal"} or posterior component, default="diagonal"

@@ -1,0 +1,132 @@
+"""Poisson likelihood, for counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._core._factor_analysis import SecondMoments, factor_analysis, rotated
+from skvae._core._summary import ColumnSummary
+from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
+
+# exp(30) ~ 1e13 counts: above it a rate is a symptom, and exp() would overflow float32 at 89.
+MAX_LOG_RATE = 30.0
+# Least share of a column's variance that its own noise keeps in the linear start.
+MIN_UNIQUENESS = 0.1
+
+
+class PoissonLikelihood(Likelihood, shorthand="poisson"):
+    """Poisson probability whose log-rate is the decoder's output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VariationalAutoencoder
+    >>> counts = np.random.RandomState(0).poisson(3.0, size=(200, 5))
+    >>> model = VariationalAutoencoder(1, likelihood="poisson", max_iter=5, random_state=0)
+    >>> model.fit(counts).sample(3, random_state=0).shape
+    (3, 5)
+    """
+
+    def build(self, summary: ColumnSummary, dtype: torch.dtype) -> PoissonHead:
+        """Head that starts at the mean count of each column."""
+        self.check_parameters()
+        return PoissonHead(summary, dtype=dtype)
+
+    def invalid(self, X: np.ndarray) -> np.ndarray | None:
+        return ~((X >= 0) & (X == np.floor(X)))
+
+    def support_hint(self) -> tuple[str, str]:
+        return (
+            "counts (0, 1, 2, ...)",
+            'Round the column if it holds counts, or use likelihood="gaussian".',
+        )
+
+
+class PoissonParams(NamedTuple):
+    """Parameters of Poisson probabilities."""
+
+    log_rate: Tensor
+
+
+class PoissonHead(ObservationHead):
+    """Poisson probability of counts."""
+
+    hand_derived = True
+
+    def __init__(self, summary: ColumnSummary, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.n_columns = self.n_outputs = len(summary.mean)
+        self.n_location_outputs = self.n_features = self.n_columns
+        # Half a count in one more row: a column of zeros keeps a finite log-rate.
+        rate = (summary.n_rows * summary.mean + 0.5) / (summary.n_rows + 1.0)
+        self.register_buffer("log_mean", torch.tensor(np.log(rate), dtype=dtype))
+        deviation = np.sqrt(np.maximum(summary.scale**2, rate))
+        self.register_buffer("deviation", torch.tensor(deviation, dtype=dtype))
+
+    def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        # log(1 + x): counts are skewed, and the decoder works on the log scale too.
+        logs = torch.log1p(x) - torch.log1p(torch.exp(self.log_mean))
+        return logs if mask is None else torch.where(mask > 0, logs, torch.zeros_like(x))
+
+    def initial_outputs(self) -> Tensor:
+        return self.log_mean
+
+    def residuals(self, x: Tensor) -> Tensor:
+        return (x - torch.exp(self.log_mean)) / self.deviation
+
+    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+        """Log-linear factor analysis to first order in the loadings.
+
+        To first order the covariance of two columns is ``m_i m_j w_i @ w_j``, with m the means and
+        w the loadings of the log-rates, so that the factors of the correlation matrix, times
+        standard deviation over mean, are the loadings.
+        """
+        mean = np.exp(self.log_mean.double().cpu().numpy())
+        ones = np.ones(self.n_columns)
+        missing = ones - moments.diagonal
+
+        def times(b: np.ndarray) -> np.ndarray:
+            # A column that varies less than a Poisson does has less than its share; it is noise.
+            return moments.times(b) + missing[:, None] * b
+
+        whole = moments._replace(times=times, diagonal=ones)
+        factors = factor_analysis(whole, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        relative = self.deviation.double().cpu().numpy() / mean
+        loadings = rotated(factors.loadings * relative[:, None], 1.0 / mean).loadings
+        # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
+        return LinearStart(loadings, mean, 1.0 + mean)
+
+    def params_from(self, outputs: Tensor) -> PoissonParams:
+        return PoissonParams(outputs.clamp(max=MAX_LOG_RATE))
+
+    def log_prob_columns(self, params: PoissonParams, x: Tensor) -> Tensor:
+        return x * params.log_rate - torch.exp(params.log_rate) - torch.lgamma(x + 1.0)
+
+    def backward_(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        coefficient: Tensor | None,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        log_rate = outputs.clamp(max=MAX_LOG_RATE)
+        rate = torch.exp(log_rate)
+        log_prob = (x * log_rate - rate - torch.lgamma(x + 1.0)).sum(-1)
+        if coefficient is None:
+            return log_prob, None
+        return log_prob, coefficient * (x - rate) * (outputs <= MAX_LOG_RATE)
+
+    def sample(self, params: PoissonParams, generator: torch.Generator) -> Tensor:
+        return torch.poisson(torch.exp(params.log_rate), generator=generator)
+
+    def expectation(self, params: PoissonParams) -> Tensor:
+        return torch.exp(params.log_rate)
+
+    def from_expectation(self, expectation: Tensor) -> Tensor:
+        return expectation
