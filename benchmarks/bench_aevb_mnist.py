@@ -40,6 +40,7 @@ from skvae.networks import MLP
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 SIZES = (3, 5, 10, 20, 200)
 RATES = (0.01, 0.02, 0.1)
@@ -269,12 +270,18 @@ def check(outcome: Outcome) -> list[str]:
         f"`lower_bound` is {np.mean(apart):+.2f} nats from the independent figure, "
         f"{min(apart):+.2f} to {max(apart):+.2f} in single runs (its draws are shared by all rows)."
     ]
+    signs = []
     for a, b in itertools.pairwise(sizes):
         difference, error = outcome.difference(b, a, "test")
-        sign = "undecided"
+        signs.append("undecided")
         if abs(difference) > STANDARD_ERRORS * error:
-            sign = "higher" if difference > 0 else "lower"
-        lines.append(f"  - Nz={b} against Nz={a}: {difference:+.2f} ± {error:.2f} nats, {sign}")
+            signs[-1] = "higher" if difference > 0 else "lower"
+        lines.append(
+            f"  - Nz={b} against Nz={a}: {difference:+.2f} ± {error:.2f} nats, {signs[-1]}"
+        )
+    if len(sizes) > 2:
+        holds = "holds" if set(signs[:-1]) == {"higher"} else "does NOT hold"
+        lines.append(f"  - That more latent variables are better up to Nz={sizes[-2]} {holds}.")
     return lines
 
 
@@ -299,6 +306,9 @@ def plot(outcomes: Sequence[Outcome], images: Images, name: str, args: argparse.
             axis.plot(runs[0].samples, training, color=color, linestyle=":", linewidth=1)
             ends += [*test, *training]
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1000:,.0f}k"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(outcome.part.name, fontsize=10)
         axis.set_xlabel("training samples seen")
         axis.grid(alpha=0.3)
