@@ -235,7 +235,8 @@ class TrainingLoop(ABC):
         best_state: list[Tensor] | None = None
         # The state before training competes too.
         start_bounds = self._held_out()
-        if start_bounds is not None and bool(torch.isfinite(start_bounds).all()):
+        start_is_finite = start_bounds is not None and bool(torch.isfinite(start_bounds).all())
+        if start_is_finite:
             best = reference = float(start_bounds.mean())
             best_state = finite
         best_bounds = start_bounds
@@ -309,7 +310,8 @@ class TrainingLoop(ABC):
             best_state = max((start, proven, finite), key=self._training_bound_at)
         if best_state is not None:
             self._restore(best_state, weights_only=True)
-            if plan.start_is_rival and start_bounds is not None:
+            # A start whose bounds are not finite is no rival.
+            if plan.start_is_rival and start_bounds is not None and start_is_finite:
                 result.kept_start = not _beats(best_bounds, start_bounds)
         if result.status is Status.DIVERGED and not result.bounds:
             raise FloatingPointError(Status.DIVERGED.value)

@@ -283,6 +283,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         return (
             self.early_stopping
             and self.init == "linear"
+            # A model that is to be trained further has to keep some rows unseen.
+            and not self.warm_start
             and setup.n_epochs == 0
             and FEWEST_ROWS <= len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
@@ -351,8 +353,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         moments = residual_moments(rows, setup.model.observation_head)
         if moments is None:
             return False
+        n_directions = len(moments.diagonal) - setup.model.observation_head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
-        n_identified = max(min(len(moments.diagonal) - 1, (len(rows) - 1) // 2), 0)
+        n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
         n_factors = min(setup.model.latent_shape[0], n_identified)
         generator = Streams(setup.seed).generator("init")
         return start_linear_(setup.model, moments, n_factors, generator=generator)

@@ -99,7 +99,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
     warm_start : bool, default=False
-        Whether ``fit`` goes on training the fitted model.
+        Whether ``fit`` goes on training the fitted model. The same rows are held out each time if
+        X is the same; there is no cross-fitting then.
     verbose : int, default=0
         Whether to print the progress of training.
     random_state : int, RandomState instance or None, default=None

@@ -126,6 +126,9 @@ class ObservationHead(nn.Module, ABC):
         digits left for a location of 1e8 and a scale of 1.
     hand_derived : bool
         Whether ``backward_`` is offered.
+    n_noise_directions : int
+        By how many the factors of the linear start stay below the columns, so that the noise is
+        identified: 1, or 0 where the noise is given.
     """
 
     n_columns: int
@@ -134,6 +137,7 @@ class ObservationHead(nn.Module, ABC):
     n_features: int
     float64_buffers: tuple[str, ...] = ()
     hand_derived: bool = False
+    n_noise_directions: int = 1
 
     def _apply(self, fn: Any, recurse: bool = True) -> ObservationHead:
         exact = {name: getattr(self, name) for name in self.float64_buffers}

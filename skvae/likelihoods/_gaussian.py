@@ -152,6 +152,7 @@ class GaussianHead(ObservationHead):
             # The level around which the decoder's outputs predict.
             self.register_buffer("log_variance", torch.zeros(n_columns, dtype=dtype))
         self.fixed = fixed is not None
+        self.n_noise_directions = 0 if self.fixed else 1
         self.common = common
 
     def standardize(self, x: Tensor) -> Tensor:

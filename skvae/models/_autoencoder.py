@@ -18,8 +18,8 @@ from skvae.networks._mlp import MLP
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
 from skvae.priors._base import Prior, PriorHead
 
-# Standard deviation of the encoder weights of latent variables that start unused.
-UNUSED_WEIGHT = 0.01
+# Standard deviation of what the encoder says at first of latent variables that start unused.
+UNUSED_SCALE = 0.01
 
 
 class Autoencoder(LatentVariableModel):
@@ -149,8 +149,10 @@ def start_linear_(
     information = np.square(start.loadings).T @ start.precision
     decoder = torch.zeros(n_latent, head.n_location_outputs, dtype=torch.float64)
     decoder[:n_factors] = torch.from_numpy(start.loadings.T)
-    encoder = UNUSED_WEIGHT * torch.randn(
-        head.n_features, n_latent, dtype=torch.float64, generator=generator
+    encoder = (
+        UNUSED_SCALE
+        / np.sqrt(head.n_features)
+        * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
     )
     gain = start.gain[:, None] * start.loadings / (1.0 + information)
     encoder[:, :n_factors] = torch.from_numpy(gain)
