@@ -150,7 +150,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
         The first call fixes the location and scale of the columns and draws the initial weights,
         so the rows given to it should be representative. `max_iter` and `early_stopping` do not
-        apply.
+        apply, and `alpha` counts the rows of each call as if they were all.
 
         Parameters
         ----------
