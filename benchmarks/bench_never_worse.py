@@ -110,6 +110,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="5 folds × 3 seeds for 3 × 1")
     options.add_argument("--sets", help="names of data sets, with commas between")
+    options.add_argument("--report", action="store_true", help="report what is kept, run nothing")
     args = parse(options)
     warnings.simplefilter("ignore")
     sets = data_sets()
@@ -131,7 +132,7 @@ def main() -> None:
                 folds = KFold(n_folds, shuffle=True, random_state=seed).split(X)
                 for i, (train, test) in enumerate(folds):
                     key = (name, k, seed, i, n_folds)
-                    if key not in cells:
+                    if key not in cells and not args.report:
                         cells[key] = one_fold(k, X[train], X[test], seed)
                         with kept.open("a") as file:
                             file.write(json.dumps({"key": key, "cell": cells[key]}) + "\n")
@@ -139,7 +140,7 @@ def main() -> None:
     for name in sets:
         for k in sizes:
             chosen = [c for key, c in cells.items() if key[:2] == (name, k) and key[4] == n_folds]
-            if not chosen:
+            if len(chosen) < n_folds * n_seeds:
                 continue
             gains = np.array([c["ours"] - c["factor analysis"] for c in chosen])
             mean = {field: float(np.mean([c[field] for c in chosen])) for field in chosen[0]}
