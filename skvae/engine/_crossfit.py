@@ -31,7 +31,10 @@ class CrossFit(TrainingLoop):
     ----------
     models : sequence of Autoencoder
         The first for all rows, the others for the complements of the folds, in their order. Each
-        has its own buffers (location, scale) and stands at its own start.
+        has its own buffers (location, scale) and stands at its own start, a rival of what training
+        finds.
+    departures : sequence of Autoencoder
+        The same models standing where training begins.
     data : sequence of Rows
         All rows, as each of the models standardises them.
     folds : ndarray of shape (n_rows,)
@@ -45,6 +48,7 @@ class CrossFit(TrainingLoop):
     def __init__(
         self,
         models: Sequence[Autoencoder],
+        departures: Sequence[Autoencoder],
         data: Sequence[Rows],
         folds: np.ndarray,
         bound: Bound,
@@ -56,6 +60,7 @@ class CrossFit(TrainingLoop):
         device, dtype = first.device, first.dtype
         n_rows, n_models = len(folds), len(models)
         self._model = models[0]
+        self._departures = departures
         self._members = [np.arange(n_rows)]
         self._members += [np.flatnonzero(folds != i) for i in range(n_models - 1)]
         self._n_steps = plan.steps_per_epoch(n_rows)
@@ -149,6 +154,10 @@ class CrossFit(TrainingLoop):
             self._held_out_x, self._held_out_features, self._held_out_noise, slice(1, None)
         )
         return bounds[self._counts].double()
+
+    def _depart(self) -> bool:
+        self._stack.read_from(self._departures)
+        return True
 
     def _training_bound(self) -> float:
         noise = self._x.new_empty(1, self._x.shape[1], self._n_latent)

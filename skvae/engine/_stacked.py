@@ -120,6 +120,12 @@ class StackedAutoencoders:
         weights = [data for _, data, _, _ in self.groups]
         return [*weights, *(t for rule in self.rules for t in rule.state), *self.clock]
 
+    def read_from(self, models: Sequence[Autoencoder]) -> None:
+        """Take over the weights of all models."""
+        for i, model in enumerate(models):
+            for name, parameter in model.named_parameters():
+                self.values[name][i].copy_(parameter.data)
+
     def write_to(self, index: int, model: Autoencoder) -> None:
         """Copy the weights of one of the models."""
         with torch.no_grad():

@@ -40,7 +40,7 @@ from skvae.estimators._progress import Progress
 from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, hold_out, read_rows
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.models import LatentVariableModel, start_linear_
+from skvae.models import Autoencoder, LatentVariableModel, start_linear_
 
 # A component is active where its posterior differs from the prior by more than this.
 ACTIVE_NATS = 0.01
@@ -241,7 +241,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         if not partial and self._can_cross_fit(setup, rows):
-            return self._cross_fit(setup, rows, progress)
+            departure = self._start(setup, _rows_for(setup.model, rows))
+            if departure is not None:
+                return self._cross_fit(setup, departure, rows, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
@@ -250,7 +252,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
-        started = self.init == "linear" and setup.n_epochs == 0 and self._start(setup, training)
+        departure = None
+        if self.init == "linear" and setup.n_epochs == 0:
+            departure = self._start(setup, training)
+        started = departure is not None
         if started and self.early_stopping and not partial and validation is None:
             # Too few rows to tell a gain from overfitting: the linear model stands.
             fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": 1}
@@ -269,7 +274,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
         progress.attributes = attributes_now
         with self._explaining_divergence():
-            result = trainer.train(training, plan, validation=validation, observer=progress)
+            result = trainer.train(
+                training,
+                plan,
+                validation=validation,
+                # Without held-out rows nothing would bring training back to the start.
+                departure=None if validation is None else departure,
+                observer=progress,
+            )
         progress.training_ends(result.status)
         state = trainer.state()
         if result.kept_start:
@@ -289,16 +301,15 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             and FEWEST_ROWS <= len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
             and can_stack(setup.model, setup.components["objective_"].build(1))
-            and self._start(setup, _rows_for(setup.model, rows))
         )
 
     def _cross_fit(
-        self, setup: Setup, rows: np.ndarray, progress: Progress
+        self, setup: Setup, departure: Autoencoder, rows: np.ndarray, progress: Progress
     ) -> tuple[TrainingResult, None, dict[str, Any]]:
         """Train the model of `setup`, at its start, beside models that judge it."""
         streams = Streams(setup.seed)
         folds = deal_folds(len(rows), N_FOLDS, streams.generator("validation"))
-        models = [setup.model]
+        models, departures = [setup.model], [departure]
         for fold in range(N_FOLDS):
             members = np.flatnonzero(folds != fold)
             summary = setup.components["likelihood_"].summarize(rows[members])
@@ -308,12 +319,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 summary,
                 streams.generator("init"),
             ).to(next(setup.model.parameters()).device)
-            self._start(setup._replace(model=model), _rows_for(model, rows, members))
+            own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
             models.append(model)
+            departures.append(own)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
         program = CrossFit(
             models,
+            departures,
             [_rows_for(model, rows) for model in models],
             folds,
             bound,
@@ -348,11 +361,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 "extreme values in X."
             ) from error
 
-    def _start(self, setup: Setup, rows: Rows) -> bool:
-        """Start the model at the linear model of the rows; False where there is none."""
+    def _start(self, setup: Setup, rows: Rows) -> Autoencoder | None:
+        """Start the model at the linear model of the rows; where training begins, if there is one.
+
+        None where the likelihood or a network has no linear model.
+        """
         moments = residual_moments(rows, setup.model.observation_head)
         if moments is None:
-            return False
+            return None
         n_directions = len(moments.diagonal) - setup.model.observation_head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,20 +26,25 @@ from skvae.exceptions import SupportError
 class LinearStart(NamedTuple):
     """Linear model at which training may start.
 
+    Its factors are rotated so that their posterior precision is diagonal.
+
     Attributes
     ----------
     loadings : ndarray of shape (n_location_outputs, n_factors)
         Location outputs are ``initial_outputs + loadings @ z``.
     precision : ndarray of shape (n_location_outputs,)
         Curvature of the log-density in each location output: the posterior precision of z is
-        ``I + loadings.T @ diag(precision) @ loadings``, and diagonal.
+        ``I + loadings.T @ diag(precision) @ loadings``.
     gain : ndarray of shape (n_features,)
         The posterior mean is ``inverse(posterior precision) @ loadings.T @ (gain * features)``.
+    parameters : dict of str to ndarray
+        Values of the head's own parameters and buffers, by name.
     """
 
     loadings: np.ndarray
     precision: np.ndarray
     gain: np.ndarray
+    parameters: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Likelihood(Component, ABC, kind="likelihood"):
@@ -177,12 +183,16 @@ class ObservationHead(nn.Module, ABC):
         """
         return None
 
-    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
-        """Linear model for `n_factors` factors; sets what the head itself has to learn.
+    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+        """Linear model of `n_factors` factors.
 
         Called only if `residuals` gives residuals, of which `moments` are the second moments.
         """
         raise NotImplementedError  # abstract where `residuals` is overridden
+
+    def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
+        """Linear model from which training leaves; by default `start` itself."""
+        return start
 
     @abstractmethod
     def params_from(self, outputs: Tensor) -> Any:

@@ -152,7 +152,7 @@ class BernoulliHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - self.frequency) / self._deviation
 
-    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
         """Logistic factor analysis to first order in the loadings.
 
         To first order the covariance of two columns is ``v_i v_j w_i @ w_j``, with v the variances

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae._core._factor_analysis import (
+    Factors,
     SecondMoments,
     factor_analysis,
     loadings_for_noise,
@@ -25,6 +26,9 @@ from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 # Smallest noise variance, relative to the variance of the column. Maximum likelihood reaches 7e-7
 # on real tables, and a floor that binds costs whole nats, so it lies below and only guards 1/0.
 NOISE_FLOOR = 1e-8
+# Smallest noise, as a share of its column's variance and of the median of these shares, with which
+# training leaves factor analysis. Chosen by `benchmarks/bench_defaults.py`.
+LEAST_NOISE = 0.01
 
 
 class GaussianLikelihood(Likelihood, shorthand="gaussian"):
@@ -170,7 +174,7 @@ class GaussianHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return x
 
-    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
         """Factor analysis, probabilistic PCA, or their analogue for the given noise."""
         if self.fixed:
             noise = np.exp(self.log_variance.double().cpu().numpy())
@@ -178,17 +182,40 @@ class GaussianHead(ObservationHead):
         elif self.common:
             factors = principal_components(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
         else:
-            # A constant column keeps its noise of 1, and a variance of 1 lets it have it.
-            learned = self.learned.cpu().numpy() > 0
-            diagonal = np.where(learned, moments.diagonal, 1.0)
-            moments = moments._replace(diagonal=diagonal)
+            moments = moments._replace(diagonal=self._diagonal(moments))
             factors = factor_analysis(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
-        if not self.fixed:
-            log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, NOISE_FLOOR))
-            start = self.log_variance.new_tensor(log_variance)
-            with torch.no_grad():
-                self.log_variance.copy_(start[:1] if self.common else start)
-        return LinearStart(factors.loadings, 1.0 / factors.noise, 1.0 / factors.noise)
+        return self._linear_model(factors)
+
+    def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
+        """Factor analysis with no noise much smaller than that of the other columns.
+
+        At its maximum of the likelihood a factor often is one column, reproduced without noise.
+        Gradients then are as good as blind to all other columns, and training stays there. With
+        more noise in that column the factor is shared again.
+        """
+        n_factors = start.loadings.shape[1]
+        if self.fixed or self.common or n_factors == 0:
+            return start
+        diagonal = self._diagonal(moments)
+        share = (1.0 / start.precision) / diagonal
+        least = LEAST_NOISE * float(np.median(share))
+        if share.min() >= least:
+            return start
+        moments = moments._replace(diagonal=diagonal)
+        noise = np.maximum(share, least) * diagonal
+        return self._linear_model(loadings_for_noise(moments, noise, n_factors, seed=seed))
+
+    def _diagonal(self, moments: SecondMoments) -> np.ndarray:
+        """Variances of the columns; a constant column keeps its noise of 1, and so is given 1."""
+        return np.where(self.learned.cpu().numpy() > 0, moments.diagonal, 1.0)
+
+    def _linear_model(self, factors: Factors) -> LinearStart:
+        precision = 1.0 / factors.noise
+        if self.fixed:
+            return LinearStart(factors.loadings, precision, precision)
+        log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, NOISE_FLOOR))
+        own = {"log_variance": log_variance[:1] if self.common else log_variance}
+        return LinearStart(factors.loadings, precision, precision, own)
 
     def _log_scale(self, log_variance: Tensor) -> Tensor:
         """Log standard deviation in the units of the head, floored smoothly, 0 if not learned."""

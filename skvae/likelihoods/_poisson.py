@@ -79,7 +79,7 @@ class PoissonHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - torch.exp(self.log_mean)) / self.deviation
 
-    def start_linear_(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
         """Log-linear factor analysis to first order in the loadings.
 
         To first order the covariance of two columns is ``m_i m_j w_i @ w_j``, with m the means and

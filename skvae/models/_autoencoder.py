@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -111,7 +112,7 @@ def build_autoencoder(
 
 def start_linear_(
     model: Autoencoder, moments: SecondMoments, n_factors: int, *, generator: torch.Generator
-) -> bool:
+) -> Autoencoder | None:
     """Set the weights so that the model is the linear model of the likelihood's columns.
 
     A Gaussian model then *is* factor analysis (or probabilistic PCA), and its bound is its
@@ -130,34 +131,52 @@ def start_linear_(
 
     Returns
     -------
-    done : bool
-        False if a network has no linear path; the model is then as it was.
+    departure : Autoencoder or None
+        A copy of the model standing where training should begin, which need not be where the
+        likelihood of linear models is largest; None if a network has no linear path, and the model
+        is then as it was.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape
     if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
-        return False
+        return None
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     if n_factors:
-        start = head.start_linear_(moments, n_factors, seed)
+        start = head.linear_start(moments, n_factors, seed)
+        leave = head.departure(start, moments, seed)
     else:
-        start = LinearStart(
+        start = leave = LinearStart(
             np.zeros((head.n_location_outputs, 0)),
             np.ones(head.n_location_outputs),
             np.ones(head.n_features),
         )
-    information = np.square(start.loadings).T @ start.precision
-    decoder = torch.zeros(n_latent, head.n_location_outputs, dtype=torch.float64)
-    decoder[:n_factors] = torch.from_numpy(start.loadings.T)
-    encoder = (
+    unused = (
         UNUSED_SCALE
         / np.sqrt(head.n_features)
         * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
     )
+    departure = copy.deepcopy(model)
+    _stand_at_(model, start, unused)
+    _stand_at_(departure, leave, unused)
+    return departure
+
+
+def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
+    """Make `model` a linear model; `unused` are encoder weights of what has no factor."""
+    head = model.observation_head
+    (n_latent,) = model.latent_shape
+    n_factors = start.loadings.shape[1]
+    information = np.square(start.loadings).T @ start.precision
+    decoder = torch.zeros(n_latent, head.n_location_outputs, dtype=torch.float64)
+    decoder[:n_factors] = torch.from_numpy(start.loadings.T)
+    encoder = unused.clone()
     gain = start.gain[:, None] * start.loadings / (1.0 + information)
     encoder[:, :n_factors] = torch.from_numpy(gain)
     log_scale = torch.zeros(n_latent, dtype=torch.float64)
     log_scale[:n_factors] = torch.from_numpy(-0.5 * np.log1p(information))
+    with torch.no_grad():
+        for name, value in start.parameters.items():
+            own = getattr(head, name)
+            own.copy_(torch.from_numpy(np.asarray(value)))
     model.decoder.start_linear_(decoder, head.initial_outputs())
     model.encoder.start_linear_(encoder, model.posterior_head.outputs_at(log_scale))
-    return True

@@ -26,7 +26,7 @@ def programs(monkeypatch):
     class Recorded(CrossFit):
         def __init__(self, *args):
             super().__init__(*args)
-            self.folds = args[2]
+            self.folds = args[3]
             made.append(self)
 
         def _epoch(self):
@@ -96,6 +96,18 @@ def test_gain_beyond_the_linear_model_is_found_and_confirmed():
     gain = vae.score(test) - (linear.score((test - mean) / scale) - np.log(scale).sum())
     assert gain > 1.0
     assert len(vae.validation_scores_) == vae.n_iter_
+
+
+def test_gain_is_found_where_factor_analysis_reproduces_a_column_without_noise():
+    """Five factors of breast cancer; without a departure training never left the start."""
+    X = load_breast_cancer().data[::2]
+    train, test = X[::2], X[1::2]
+    start = VariationalAutoencoder(5, max_iter=1, learning_rate_init=1e-12, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        start.fit(train)
+    assert start.noise_variance_.min() / train.var(0).min() < 1
+    vae = VariationalAutoencoder(5, random_state=0).fit(train)
+    assert max(vae.validation_scores_) > start.validation_scores_[0] + 1.0
 
 
 @pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")

@@ -169,15 +169,15 @@ def test_marginal_of_a_linear_model_is_that_of_its_draws():
 
 
 def started(X, n_latent, n_factors=None, **ingredients):
-    """Model at the linear model of its rows, and whether there was one."""
+    """Model at the linear model of its rows, and where training leaves from."""
     model = build_model(X, n_latent=n_latent, **ingredients)
     head = model.observation_head
     rows = Rows(X, head.standardize, dtype=torch.float64, device=torch.device("cpu"))
     n_factors = n_latent if n_factors is None else n_factors
-    done = start_linear_(
+    departure = start_linear_(
         model, residual_moments(rows, head), n_factors, generator=torch.Generator().manual_seed(0)
     )
-    return model, done
+    return model, departure
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +198,10 @@ def exact_scores(model, X):
 @pytest.mark.parametrize("noise", ["per_feature", "shared", "predicted"])
 def test_a_gaussian_model_starts_at_factor_analysis_or_pca(X, noise, hidden):
     network = MLP(hidden_layer_sizes=hidden)
-    model, done = started(
+    model, departure = started(
         X, 2, likelihood=GaussianLikelihood(noise=noise), encoder=network, decoder=network
     )
-    assert done
+    assert departure is not None
     one_draw, exact = exact_scores(model, X)
     # The encoder is the true posterior: a single draw gives the log-likelihood.
     np.testing.assert_allclose(one_draw, exact, atol=1e-6)
@@ -218,8 +218,8 @@ def test_a_gaussian_model_starts_at_factor_analysis_or_pca(X, noise, hidden):
 
 def test_fixed_noise_starts_at_its_best_loadings(X):
     noise = 0.5 * X.var(axis=0)
-    model, done = started(X, 2, likelihood=GaussianLikelihood(noise=noise))
-    assert done
+    model, departure = started(X, 2, likelihood=GaussianLikelihood(noise=noise))
+    assert departure is not None
     one_draw, exact = exact_scores(model, X)
     np.testing.assert_allclose(one_draw, exact, atol=1e-6)
     found = linear_gaussian_of(model)
@@ -245,11 +245,36 @@ def test_latent_variables_beyond_the_factors_start_unused_and_movable(X):
     assert (gradient[2:].abs().max(dim=1).values > 1e-6).all()
 
 
+def test_training_leaves_from_a_model_without_nearly_noise_free_columns(X):
+    """A factor that is one column would hold all gradients; the start itself keeps it."""
+    rng = np.random.default_rng(2)
+    X = np.column_stack([X, 3.0 * X[:, 0] + 1e-4 * rng.normal(size=len(X))])
+    model, departure = started(X, 2)
+    scale = X.std(axis=0)
+    noise = linear_gaussian_of(model).noise / scale**2
+    least = 0.01 * np.median(noise)
+    assert noise.min() < 0.1 * least
+    raised = linear_gaussian_of(departure)
+    np.testing.assert_allclose(raised.noise / scale**2, np.maximum(noise, least), rtol=1e-5)
+    # It is a linear model with the best loadings for that noise, and its bound is tight.
+    one_draw, exact = exact_scores(departure, X)
+    np.testing.assert_allclose(one_draw, exact, atol=1e-6)
+    moved = raised.loadings + 1e-3 * scale[:, None] * rng.normal(size=raised.loadings.shape)
+    covariance = moved @ moved.T + np.diag(raised.noise)
+    assert normal_log_density(X, X.mean(axis=0), covariance).mean() < exact.mean()
+
+
+def test_training_leaves_from_the_start_itself_where_all_columns_have_noise(X):
+    model, departure = started(X, 2)
+    for name, value in model.state_dict().items():
+        assert torch.equal(departure.state_dict()[name], value)
+
+
 def test_without_a_linear_path_nothing_is_started(X):
     for side in ("encoder", "decoder"):
         network = {side: MLP(hidden_layer_sizes=(5,), linear_path=False)}
-        model, done = started(X, 2, **network)
-        assert not done
+        model, departure = started(X, 2, **network)
+        assert departure is None
         fresh = build_model(X, n_latent=2, **network)
         for name, value in fresh.state_dict().items():
             assert torch.equal(model.state_dict()[name], value)
@@ -262,8 +287,8 @@ def test_a_binary_model_starts_better_than_the_marginals(case):
     X = case.rows.from_real(
         np.random.default_rng(0).normal(size=(300, 1)) * 1.5 + make_rows(case, 300, 8)
     )
-    model, done = started(X, 1, likelihood=case.component)
-    assert done
+    model, departure = started(X, 1, likelihood=case.component)
+    assert departure is not None
     marginal = build_model(X, n_latent=0, likelihood=case.component)
     with torch.no_grad():
         scores = [
