@@ -4,10 +4,15 @@
 narrow heads, a DataLoader over a TensorDataset, the cross-entropy of a sigmoid, Adam as it comes.
 `InMemory` is what someone does who has profiled it: batches by index from one tensor,
 the cross-entropy of logits, one head, fused Adam. Neither tracks more than the loss.
+
+`race` trains the latter with a learned noise variance for each column, and asks after each epoch
+how good it is.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Literal
 
 import numpy as np
@@ -151,3 +156,41 @@ class InMemory(Loop):
                 total += loss.detach() * len(x)
                 optimizer.step()
             total.item()
+
+
+def race(train: np.ndarray, test: np.ndarray, *, n_latent: int, seconds: float, seed: int) -> float:
+    """Bound of held-out rows that a plain autoencoder reaches in the given processor seconds.
+
+    One hidden layer of 128, Gaussian with a learned variance for each column, Adam at 1e-3,
+    batches of 64, on standardised columns. The bound counts what is in the units of the data.
+
+    Returns
+    -------
+    best : float
+        The largest over the epochs, in nats per row: chosen on the held-out rows, in its favour.
+    """
+    torch.manual_seed(seed)
+    location, scale = train.mean(0), train.std(0)
+    log_jacobian = float(np.log(scale).sum())
+    X, held_out = (torch.from_numpy((x - location) / scale).float() for x in (train, test))
+    module = OneHead(X.shape[1], 128, n_latent)
+    log_noise = nn.Parameter(torch.zeros(X.shape[1]))
+    optimizer = torch.optim.Adam([*module.parameters(), log_noise], lr=1e-3, fused=True)
+
+    def bound(x: Tensor) -> Tensor:
+        output, mean, log_variance = module(x)
+        square = (x - output).square() * torch.exp(-log_noise)
+        log_prob = -0.5 * (square + log_noise + math.log(2 * math.pi)).sum()
+        return (log_prob - divergence(mean, log_variance)) / len(x)
+
+    spent, best = 0.0, -math.inf
+    while spent < seconds:
+        began = time.process_time()
+        for rows in torch.randperm(len(X)).split(64):
+            optimizer.zero_grad()
+            (-bound(X[rows])).backward()
+            optimizer.step()
+        spent += time.process_time() - began
+        with torch.no_grad():
+            best = max(best, float(bound(held_out.repeat(8, 1))) - log_jacobian)
+    return best

@@ -57,7 +57,7 @@ CHANGES: dict[str, Change] = {
     "validation_fraction=0.2": ({"validation_fraction": 0.2}, {}),
     "no cross-fitting": ({}, {"estimators._fitting.CROSS_FIT_ROWS": 0}),
     "10 folds": ({}, {"estimators._fitting.N_FOLDS": 10}),
-    "start left for any gain": ({}, {"engine._train.STANDARD_ERRORS": 0.0}),
+    "start left for any gain": ({}, {"engine._loop.STANDARD_ERRORS": 0.0}),
     "linear path at the full rate": ({}, {"networks._mlp.LinearPath.rate_factor": 1.0}),
     "training from factor analysis itself": ({}, {"likelihoods._gaussian.LEAST_NOISE": 0.0}),
     "least noise of 0.1": ({}, {"likelihoods._gaussian.LEAST_NOISE": 0.1}),

@@ -2,76 +2,38 @@
 
 Held-out log-likelihood, in nats per row, of `VariationalAutoencoder(k)` with every other parameter
 at its default, beside a *converged* `FactorAnalysis` (on standardised columns, with the Jacobian),
-`PCA`, our own start before any training, and training from a random start; and the seconds of a
-fit. Results are kept cell by cell, so that an interrupted run goes on where it was.
+`PCA` and our own start before any training, and, for the first seed, training from a random start.
+Seconds are of the processor, with one thread. A plain autoencoder then gets as many seconds as our
+fit took; its bound at its best epoch, chosen on the held-out rows, stands beside our bound.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 
 import numpy as np
+from _canonical import race
+from _cells import Cell, run_cells
 from _common import markdown_table, parse, parser, write_results
-from sklearn.datasets import (
-    load_breast_cancer,
-    load_diabetes,
-    load_digits,
-    load_iris,
-    load_wine,
-    make_s_curve,
-)
+from _data_sets import tables
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.model_selection import KFold
 
 from skvae import VariationalAutoencoder
 
-# Gains in nats per row that the issue of "never worse" asks for, by data set and k.
+# Gains in nats per row that are asked for, by data set and k.
 TARGETS = {
     ("digits", 2): 8.0,
     ("digits", 5): 4.0,
     ("breast cancer", 5): 2.5,
     ("breast cancer", 2): 1.5,
-    ("diabetes", 2): 0.3,
+    ("diabetes", 5): 0.3,
+    ("mixture", 1): 1.0,
+    ("mixture", 2): 1.0,
     ("s-curve", 1): 0.25,
     ("surface", 2): 20.0,
 }
 TOLERANCE = 0.05
-
-
-def data_sets() -> dict[str, np.ndarray]:
-    rng = np.random.RandomState(0)
-    digits = load_digits().data
-    sets = {
-        "breast cancer": load_breast_cancer().data,
-        "wine": load_wine().data,
-        "diabetes": load_diabetes().data,
-        "iris": load_iris().data,
-        "digits": digits + rng.uniform(size=digits.shape),
-    }
-    loadings = rng.normal(size=(3, 12))
-    for noise in (1.0, 1e-2, 1e-6):
-        factors = rng.normal(size=(600, 3))
-        sets[f"linear, noise {noise:g}"] = factors @ loadings + np.sqrt(noise) * rng.normal(
-            size=(600, 12)
-        )
-    t = rng.uniform(-3, 3, (1500, 2))
-    surface = np.tanh(t @ rng.normal(size=(2, 20))) @ rng.normal(size=(20, 20))
-    sets["surface"] = surface + 0.1 * rng.normal(size=surface.shape)
-    centres = rng.normal(scale=3.0, size=(5, 10))
-    sets["mixture"] = centres[rng.randint(5, size=1000)] + rng.normal(size=(1000, 10))
-    common = rng.standard_t(3, size=(1000, 2)) @ rng.normal(size=(2, 8))
-    sets["heavy tails"] = common + rng.standard_t(3, size=common.shape)
-    sets["s-curve"] = make_s_curve(1000, noise=0.1, random_state=0)[0]
-    angle = rng.uniform(0.5, 3 * np.pi, 1000)
-    spiral = np.column_stack([angle * np.cos(angle), angle * np.sin(angle), angle])
-    sets["spiral"] = spiral + 0.3 * rng.normal(size=spiral.shape)
-    sets["150 × 200"] = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 200)) + rng.normal(
-        size=(150, 200)
-    )
-    sets["20 rows"] = rng.normal(size=(20, 3)) @ rng.normal(size=(3, 6)) + rng.normal(size=(20, 6))
-    return sets
 
 
 def factor_analysis_score(k: int, train: np.ndarray, test: np.ndarray) -> float:
@@ -81,102 +43,110 @@ def factor_analysis_score(k: int, train: np.ndarray, test: np.ndarray) -> float:
     return model.fit((train - mean) / scale).score((test - mean) / scale) - np.log(scale).sum()
 
 
-def one_fold(k: int, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
+def one_cell(name: str, k: int, seed: int, fold: int, n_folds: int) -> Cell:
     """Scores and seconds of all contestants on one fold."""
-    began = time.perf_counter()
+    X = tables()[name]
+    splits = list(KFold(n_folds, shuffle=True, random_state=seed).split(X))
+    train, test = (X[rows] for rows in splits[fold])
+    began = time.process_time()
     ours = VariationalAutoencoder(k, random_state=seed).fit(train)
-    seconds = time.perf_counter() - began
-    began = time.perf_counter()
+    seconds = time.process_time() - began
+    began = time.process_time()
     # A rate of nothing leaves the model where it starts.
-    start = VariationalAutoencoder(k, max_iter=1, learning_rate_init=1e-12, random_state=seed).fit(
-        train
-    )
-    start_seconds = time.perf_counter() - began
-    scratch = VariationalAutoencoder(k, init="random", random_state=seed).fit(train)
-    return {
+    start = VariationalAutoencoder(k, max_iter=1, learning_rate_init=1e-12, random_state=seed)
+    start.fit(train)
+    cell = {
         "ours": ours.score(test),
         "start": start.score(test),
-        "random": scratch.score(test),
         "factor analysis": factor_analysis_score(k, train, test),
         "pca": PCA(min(k, min(train.shape) - 1)).fit(train).score(test),
         "epochs": ours.n_iter_,
         "active": int(ours.active_components_.sum()),
         "seconds": seconds,
-        "start seconds": start_seconds,
+        "start seconds": time.process_time() - began,
     }
+    if seed == 0:
+        scratch = VariationalAutoencoder(k, init="random", random_state=seed).fit(train)
+        cell["random"] = scratch.score(test)
+        cell["bound"] = float(ours.lower_bound(test).mean())
+        cell["plain"] = race(train, test, n_latent=k, seconds=seconds, seed=seed)
+    return cell
+
+
+def report(cells: list[Cell], name: str, k: int) -> tuple[dict[str, str | int], str | None]:
+    """Row of the table, and what is below its target."""
+    gains = np.array([c["ours"] - c["factor analysis"] for c in cells])
+    mean = {field: float(np.mean([c[field] for c in cells if field in c])) for field in cells[0]}
+    target = TARGETS.get((name, k), -TOLERANCE)
+    row: dict[str, str | int] = {
+        "data": name,
+        "k": k,
+        "factor analysis": f"{mean['factor analysis']:.2f}",
+        "PCA": f"{mean['pca']:.2f}",
+        "start": f"{mean['start']:.2f}",
+        "random start": f"{mean['random']:.2f}",
+        "ours": f"{mean['ours']:.2f}",
+        "ours − FA": f"{gains.mean():+.2f} ± {gains.std() / len(gains) ** 0.5:.2f}",
+        "target": f"{target:+.2f}",
+        "epochs": f"{mean['epochs']:.0f}",
+        "seconds": f"{mean['seconds']:.2f}",
+        "of which start": f"{mean['start seconds']:.3f}",
+        "our bound": f"{mean['bound']:.2f}",
+        "plain bound": f"{mean['plain']:.2f}",
+    }
+    below = gains.mean() < target
+    return row, f"{name}, k={k}: {gains.mean():+.2f} (target {target:+.2f})" if below else None
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="5 folds × 3 seeds for 3 × 1")
-    options.add_argument("--sets", help="names of data sets, with commas between")
-    options.add_argument("--report", action="store_true", help="report what is kept, run nothing")
+    options.add_argument("--sets", help="names of data sets, with semicolons between")
+    options.add_argument("--jobs", type=int, default=1, help="fits at a time (1)")
     args = parse(options)
-    warnings.simplefilter("ignore")
-    sets = data_sets()
-    n_folds, n_seeds, sizes = (5, 3, (1, 2, 5)) if args.full else (3, 1, (1, 2, 5))
+    sets, sizes = tables(), (1, 2, 5)
+    n_folds, n_seeds = (5, 3) if args.full else (3, 1)
     if args.smoke:
         sets, n_folds, sizes = {name: sets[name] for name in ("iris", "20 rows")}, 2, (1,)
     if args.sets:
-        sets = {name: sets[name] for name in args.sets.split(",")}
+        sets = {name: sets[name] for name in args.sets.split(";")}
+    keys = [
+        (name, k, seed, fold, n_folds)
+        for seed in range(n_seeds)
+        for name, X in sets.items()
+        for k in sizes
+        if k < X.shape[1]
+        for fold in range(n_folds)
+    ]
     kept = args.output / "never_worse.cells.jsonl"
-    cells = {}
-    if kept.exists():
-        lines = [json.loads(line) for line in kept.read_text().splitlines()]
-        cells = {tuple(line["key"]): line["cell"] for line in lines}
-    for name, X in sets.items():
-        for k in sizes:
-            if k >= X.shape[1]:
-                continue
-            for seed in range(n_seeds):
-                folds = KFold(n_folds, shuffle=True, random_state=seed).split(X)
-                for i, (train, test) in enumerate(folds):
-                    key = (name, k, seed, i, n_folds)
-                    if key not in cells and not args.report:
-                        cells[key] = one_fold(k, X[train], X[test], seed)
-                        with kept.open("a") as file:
-                            file.write(json.dumps({"key": key, "cell": cells[key]}) + "\n")
-    table, shortfalls = [], []
-    for name in sets:
-        for k in sizes:
-            chosen = [c for key, c in cells.items() if key[:2] == (name, k) and key[4] == n_folds]
-            if len(chosen) < n_folds * n_seeds:
-                continue
-            gains = np.array([c["ours"] - c["factor analysis"] for c in chosen])
-            mean = {field: float(np.mean([c[field] for c in chosen])) for field in chosen[0]}
-            target = TARGETS.get((name, k), 1.0 if name == "mixture" and k > 1 else -TOLERANCE)
-            if gains.mean() < target:
-                shortfalls.append(f"{name}, k={k}: {gains.mean():+.2f} (target {target:+.2f})")
-            table.append(
-                {
-                    "data": name,
-                    "k": k,
-                    "factor analysis": f"{mean['factor analysis']:.2f}",
-                    "PCA": f"{mean['pca']:.2f}",
-                    "start": f"{mean['start']:.2f}",
-                    "random start": f"{mean['random']:.2f}",
-                    "ours": f"{mean['ours']:.2f}",
-                    "ours − FA": f"{gains.mean():+.2f} ± {gains.std() / len(gains) ** 0.5:.2f}",
-                    "target": f"{target:+.2f}",
-                    "epochs": f"{mean['epochs']:.0f}",
-                    "seconds": f"{mean['seconds']:.2f}",
-                    "of which start": f"{mean['start seconds']:.3f}",
-                }
-            )
-    verdict = (
-        "All cells reach their targets."
-        if not shortfalls
-        else ("Below target:\n\n" + "\n".join(f"- {line}" for line in shortfalls))
-    )
+    cells = run_cells(kept, keys, one_cell, n_jobs=args.jobs)
+    table, shortfalls, slower = [], [], []
+    for name, k in dict.fromkeys((key[0], key[1]) for key in keys):
+        chosen = [cell for key, cell in cells.items() if key[:2] == (name, k)]
+        row, shortfall = report(chosen, str(name), int(str(k)))
+        table.append(row)
+        shortfalls += [] if shortfall is None else [shortfall]
+        if float(row["plain bound"]) > float(row["our bound"]) + TOLERANCE:
+            slower.append(f"{name}, k={k}: {row['plain bound']} against {row['our bound']}")
+    verdict = "All cells reach their targets."
+    if shortfalls:
+        verdict = "Below target:\n\n" + "\n".join(f"- {line}" for line in shortfalls)
+    speed = "In the time of our fit the plain autoencoder reaches our bound on no set."
+    if slower:
+        speed = "Reached by the plain autoencoder in the time of our fit:\n\n"
+        speed += "\n".join(f"- {line}" for line in slower)
     text = f"""# {__doc__.splitlines()[0]}
 
-Held-out log-likelihood in nats per row, mean over {n_folds} folds × {n_seeds} seeds.
+Held-out log-likelihood in nats per row, mean over {n_folds} folds × {n_seeds} seeds; random start
+and plain autoencoder for the first seed.
 
 {markdown_table(table)}
 
 {verdict}
+
+{speed}
 """
-    results = {"table": table, "shortfalls": shortfalls}
+    results = {"table": table, "shortfalls": shortfalls, "slower": slower}
     write_results(args, "never_worse", text=text, results=results)
 
 

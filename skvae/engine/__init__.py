@@ -1,16 +1,10 @@
 """The engine: how fast training goes. It knows no likelihood, prior or posterior by name."""
 
 from skvae.engine._crossfit import CrossFit, deal_folds
+from skvae.engine._loop import evaluation_draws
 from skvae.engine._moments import residual_moments
+from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, TrainingResult
 from skvae.engine._rows import Rows
 from skvae.engine._stacked import can_stack
 from skvae.engine._step import TrainingStep
-from skvae.engine._train import (
-    EpochReport,
-    Plan,
-    Status,
-    Trainer,
-    TrainerState,
-    TrainingResult,
-    evaluation_draws,
-)
+from skvae.engine._train import Trainer

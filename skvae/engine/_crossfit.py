@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skvae._core._random import Streams
+from skvae.engine._loop import TrainingLoop, evaluation_draws
+from skvae.engine._plan import Observer, Plan, TrainingResult
 from skvae.engine._rows import Rows
 from skvae.engine._stacked import StackedAutoencoders
-from skvae.engine._train import Observer, Plan, TrainingLoop, TrainingResult, evaluation_draws
 from skvae.models import Autoencoder
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -33,8 +35,9 @@ class CrossFit(TrainingLoop):
         The first for all rows, the others for the complements of the folds, in their order. Each
         has its own buffers (location, scale) and stands at its own start, a rival of what training
         finds.
-    departures : sequence of Autoencoder
-        The same models standing where training begins.
+    departures : sequence of sequences of Autoencoder
+        The same models standing where training begins, and where it begins anew should it not
+        beat the start.
     data : sequence of Rows
         All rows, as each of the models standardises them.
     folds : ndarray of shape (n_rows,)
@@ -48,7 +51,7 @@ class CrossFit(TrainingLoop):
     def __init__(
         self,
         models: Sequence[Autoencoder],
-        departures: Sequence[Autoencoder],
+        departures: Sequence[Sequence[Autoencoder]],
         data: Sequence[Rows],
         folds: np.ndarray,
         bound: Bound,
@@ -60,9 +63,9 @@ class CrossFit(TrainingLoop):
         device, dtype = first.device, first.dtype
         n_rows, n_models = len(folds), len(models)
         self._model = models[0]
-        self._departures = departures
-        self._members = [np.arange(n_rows)]
-        self._members += [np.flatnonzero(folds != i) for i in range(n_models - 1)]
+        self._departures, self.n_departures = departures, len(departures)
+        members = [np.arange(n_rows)] + [np.flatnonzero(folds != i) for i in range(n_models - 1)]
+        self._members = [torch.from_numpy(rows) for rows in members]
         self._n_steps = plan.steps_per_epoch(n_rows)
         self._n_rows_at_once = -(-n_rows // self._n_steps)
         self.n_cooldown_epochs = -(-solver.cooldown_steps // self._n_steps)
@@ -129,25 +132,39 @@ class CrossFit(TrainingLoop):
         size, n_steps, device = self._n_rows_at_once, self._n_steps, self._x.device
         index, weight = [], []
         for members in self._members:
-            order = torch.randperm(len(members), generator=self._rows_generator).numpy()
+            order = torch.randperm(len(members), generator=self._rows_generator)
             # The rows are dealt out evenly; every model takes the same number of steps.
-            parts = np.array_split(members[order], n_steps)
-            index.append(np.stack([np.resize(part, size) for part in parts]))
-            weight.append(np.stack([np.arange(size) < len(part) for part in parts]))
-        indices = torch.from_numpy(np.stack(index)).to(device)
-        row_weights = torch.from_numpy(np.stack(weight)).to(device=device, dtype=self._x.dtype)
-        tally = torch.zeros((), dtype=torch.float64, device=device)
-        for i in range(n_steps):
-            noise = self._x.new_empty(len(self._x), self._n_draws * size, self._n_latent)
-            noise.normal_(generator=self._noise_generator)
-            x = self._pick(self._x, indices[:, i])
-            features = x if self._same else self._pick(self._features, indices[:, i])
-            bounds = self._stack.step(x, features, noise, row_weights[:, i])
-            tally += (row_weights[0, i] * bounds[0]).sum().double()
+            slots, counts = self._slots(len(members))
+            index.append(members[order][slots])
+            weight.append(counts)
+        # Gathered for the whole epoch at once: these rows are few, and calls are what costs.
+        indices = torch.stack(index).flatten(1).to(device)
+        x = self._pick(self._x, indices).unflatten(1, (n_steps, size))
+        features = x
+        if not self._same:
+            features = self._pick(self._features, indices).unflatten(1, (n_steps, size))
+        weights = torch.stack(weight).to(device=device, dtype=x.dtype)
+        n_models = len(self._x)
+        noise = x.new_empty(n_steps, n_models, self._n_draws * size, self._n_latent)
+        noise.normal_(generator=self._noise_generator)
+        bounds = [
+            self._stack.step(x[:, i], features[:, i], noise[i], weights[:, i])[0]
+            for i in range(n_steps)
+        ]
+        total = (weights[0] * torch.stack(bounds)).sum(dtype=torch.float64)
         finite = all(
             bool(torch.isfinite(t).all()) for t in self._tensors()[: self._n_weight_tensors]
         )
-        return float(tally) / len(self._members[0]) if finite else math.nan
+        return float(total) / len(self._members[0]) if finite else math.nan
+
+    @cache  # noqa: B019
+    def _slots(self, n_rows: int) -> tuple[Tensor, Tensor]:
+        """Where the rows of an epoch go, (n_steps, rows at once), and 0 on padding."""
+        size, n_steps = self._n_rows_at_once, self._n_steps
+        parts = np.array_split(np.arange(n_rows), n_steps)
+        slots = np.stack([np.resize(part, size) for part in parts])
+        counts = np.stack([np.arange(size) < len(part) for part in parts])
+        return torch.from_numpy(slots), torch.from_numpy(counts)
 
     def _held_out(self) -> Tensor:
         bounds = self._stack.bounds(
@@ -155,9 +172,8 @@ class CrossFit(TrainingLoop):
         )
         return bounds[self._counts].double()
 
-    def _depart(self) -> bool:
-        self._stack.read_from(self._departures)
-        return True
+    def _depart(self, place: int) -> None:
+        self._stack.read_from(self._departures[place])
 
     def _training_bound(self) -> float:
         noise = self._x.new_empty(1, self._x.shape[1], self._n_latent)

@@ -45,10 +45,10 @@ from skvae.models import Autoencoder, LatentVariableModel, start_linear_
 # A component is active where its posterior differs from the prior by more than this.
 ACTIVE_NATS = 0.01
 # Steps without improvement after which the cool-down begins, and the fewest epochs that may be.
-PATIENCE_STEPS = 2000
+PATIENCE_STEPS = 1000
 MIN_PATIENCE = 3
 # Bounds of the automatic batch size, and the steps per epoch that it aims for between them.
-MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 16, 512, 24
+MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 32, 512, 12
 # Below this many rows, and entries of X, training is judged by cross-fitting in this many folds.
 CROSS_FIT_ROWS, CROSS_FIT_ENTRIES = 1000, 500_000
 N_FOLDS = 5
@@ -241,9 +241,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         if not partial and self._can_cross_fit(setup, rows):
-            departure = self._start(setup, _rows_for(setup.model, rows))
-            if departure is not None:
-                return self._cross_fit(setup, departure, rows, progress)
+            departures = self._start(setup, _rows_for(setup.model, rows))
+            if departures:
+                return self._cross_fit(setup, departures, rows, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
@@ -252,10 +252,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
-        departure = None
+        departures: list[Autoencoder] = []
         if self.init == "linear" and setup.n_epochs == 0:
-            departure = self._start(setup, training)
-        started = departure is not None
+            departures = self._start(setup, training)
+        started = bool(departures)
         if started and self.early_stopping and not partial and validation is None:
             # Too few rows to tell a gain from overfitting: the linear model stands.
             fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": 1}
@@ -279,7 +279,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 plan,
                 validation=validation,
                 # Without held-out rows nothing would bring training back to the start.
-                departure=None if validation is None else departure,
+                departures=[] if validation is None else departures,
                 observer=progress,
             )
         progress.training_ends(result.status)
@@ -304,12 +304,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         )
 
     def _cross_fit(
-        self, setup: Setup, departure: Autoencoder, rows: np.ndarray, progress: Progress
+        self, setup: Setup, departures: list[Autoencoder], rows: np.ndarray, progress: Progress
     ) -> tuple[TrainingResult, None, dict[str, Any]]:
         """Train the model of `setup`, at its start, beside models that judge it."""
         streams = Streams(setup.seed)
         folds = deal_folds(len(rows), N_FOLDS, streams.generator("validation"))
-        models, departures = [setup.model], [departure]
+        models, places = [setup.model], [departures]
         for fold in range(N_FOLDS):
             members = np.flatnonzero(folds != fold)
             summary = setup.components["likelihood_"].summarize(rows[members])
@@ -321,12 +321,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             ).to(next(setup.model.parameters()).device)
             own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
             models.append(model)
-            departures.append(own)
+            places.append(own)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
         program = CrossFit(
             models,
-            departures,
+            list(zip(*places, strict=True)),
             [_rows_for(model, rows) for model in models],
             folds,
             bound,
@@ -361,14 +361,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 "extreme values in X."
             ) from error
 
-    def _start(self, setup: Setup, rows: Rows) -> Autoencoder | None:
-        """Start the model at the linear model of the rows; where training begins, if there is one.
+    def _start(self, setup: Setup, rows: Rows) -> list[Autoencoder]:
+        """Start the model at the linear model of the rows; places from which training may leave it.
 
         None where the likelihood or a network has no linear model.
         """
         moments = residual_moments(rows, setup.model.observation_head)
         if moments is None:
-            return None
+            return []
         n_directions = len(moments.diagonal) - setup.model.observation_head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)

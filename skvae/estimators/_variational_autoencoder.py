@@ -38,7 +38,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
     n_components : int or None, default=2
         Number of latent variables. 0 models each column by itself; None means
         ``min(n_samples, n_features)``.
-    hidden_layer_sizes : tuple of int or int, default=(128,)
+    hidden_layer_sizes : tuple of int or int, default=(64,)
         Widths of the hidden layers of the encoder; the decoder has the same in reverse. With
         ``()`` both are linear. Used where `encoder` or `decoder` is None.
     activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
@@ -63,19 +63,20 @@ class VariationalAutoencoder(LatentVariableEstimator):
         - ``"linear"``: at the maximum-likelihood linear model: factor analysis for a Gaussian
           likelihood with one noise variance for each column, probabilistic PCA with a shared one,
           and its analogue to first order for other likelihoods. With `early_stopping`, what
-          training finds is kept only where it beats the linear model on held-out rows by more
-          than two standard errors of the difference, so that the model is, up to sampling error,
-          never worse than the linear one. Networks without a linear path start at random.
+          training finds is kept only where it beats the linear model on held-out rows beyond
+          sampling error, so that the model is never worse than the linear one but by such error.
+          Where nothing better is found from there, training begins once more at random weights.
+          Networks without a linear path start at random.
         - ``"random"``: weights drawn at random, with the columns at their marginals.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
         How parameters follow the gradient.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=3e-3
         Learning rate after its warm-up and before its cool-down.
     alpha : float, default=0.0
         Precision of a normal prior on the entries of the weight matrices of both networks
         (maximum a posteriori estimation; 1 in Kingma and Welling, 2014).
     batch_size : int or "auto", default="auto"
-        Rows of a training step. "auto" aims at 24 steps per epoch, with 16 to 512 rows each.
+        Rows of a training step. "auto" aims at 12 steps per epoch, with 32 to 512 rows each.
     max_iter : int, default=1000
         Most epochs, an epoch being one pass over the training rows.
     early_stopping : bool, default=True
@@ -90,7 +91,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         cross-fitting.
     n_iter_no_change : int or "auto", default="auto"
         Epochs without improvement after which the learning rate is cooled down and training ends.
-        "auto" is as many epochs as 2000 steps take, and 3 at least.
+        "auto" is as many epochs as 1000 steps take, and 3 at least.
     tol : float, default=1e-3
         Smallest gain that counts as an improvement, in nats per row.
     n_score_draws : int, default=100
@@ -194,7 +195,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         self,
         n_components=2,
         *,
-        hidden_layer_sizes=(128,),
+        hidden_layer_sizes=(64,),
         activation="relu",
         encoder=None,
         decoder=None,
@@ -204,7 +205,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         objective="sgvb",
         init="linear",
         solver="adam",
-        learning_rate_init=1e-3,
+        learning_rate_init=3e-3,
         alpha=0.0,
         batch_size="auto",
         max_iter=1000,

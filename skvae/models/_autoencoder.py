@@ -112,7 +112,7 @@ def build_autoencoder(
 
 def start_linear_(
     model: Autoencoder, moments: SecondMoments, n_factors: int, *, generator: torch.Generator
-) -> Autoencoder | None:
+) -> list[Autoencoder]:
     """Set the weights so that the model is the linear model of the likelihood's columns.
 
     A Gaussian model then *is* factor analysis (or probabilistic PCA), and its bound is its
@@ -131,15 +131,16 @@ def start_linear_(
 
     Returns
     -------
-    departure : Autoencoder or None
-        A copy of the model standing where training should begin, which need not be where the
-        likelihood of linear models is largest; None if a network has no linear path, and the model
+    departures : list of Autoencoder
+        Copies of the model standing where training should begin: near the linear model, but not
+        where its gradients are blind, and, in case nothing better is found from there, at the
+        weights that the networks were built with. Empty if a network has no linear path; the model
         is then as it was.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape
     if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
-        return None
+        return []
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     if n_factors:
         start = head.linear_start(moments, n_factors, seed)
@@ -155,10 +156,12 @@ def start_linear_(
         / np.sqrt(head.n_features)
         * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
     )
-    departure = copy.deepcopy(model)
+    near, far = copy.deepcopy(model), copy.deepcopy(model)
     _stand_at_(model, start, unused)
-    _stand_at_(departure, leave, unused)
-    return departure
+    _stand_at_(near, leave, unused)
+    for network in (far.encoder, far.decoder):
+        network.silence_linear_path_()
+    return [near, far]
 
 
 def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:

@@ -42,7 +42,7 @@ class NetworkHead(nn.Module, ABC):
     Attributes
     ----------
     has_linear_path : bool
-        Whether ``start_linear_`` is offered.
+        Whether ``start_linear_`` and ``silence_linear_path_`` are offered.
     hand_derived : bool
         Whether the engine may take its gradient without automatic differentiation.
     """
@@ -67,5 +67,12 @@ class NetworkHead(nn.Module, ABC):
         ----------
         weight : Tensor of shape (n_inputs, n_location_outputs)
         outputs : Tensor of shape (n_outputs,)
+        """
+        raise NotImplementedError  # abstract where `has_linear_path` is True
+
+    def silence_linear_path_(self) -> None:
+        """Set the weights of the linear path to zero.
+
+        Called only if `has_linear_path`.
         """
         raise NotImplementedError  # abstract where `has_linear_path` is True

@@ -49,7 +49,7 @@ class MLP(Network, shorthand="mlp"):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(128,)
+    hidden_layer_sizes : tuple of int, default=(64,)
         Widths of the hidden layers, first to last. With ``()`` there is no network: the location
         outputs are linear in the inputs and the other outputs constant.
     activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
@@ -86,7 +86,7 @@ class MLP(Network, shorthand="mlp"):
     def __init__(
         self,
         *,
-        hidden_layer_sizes: tuple[int, ...] = (128,),
+        hidden_layer_sizes: tuple[int, ...] = (64,),
         activation: str = "relu",
         linear_path: bool = True,
         initial_scale: float | None = None,
@@ -249,3 +249,8 @@ class MLPHead(NetworkHead):
             # soon as the last layer finds a use for it.
             self.output.weight.zero_()
             self.output.bias.copy_(outputs)
+
+    def silence_linear_path_(self) -> None:
+        assert self.linear_path is not None
+        with torch.no_grad():
+            self.linear_path.weight.zero_()

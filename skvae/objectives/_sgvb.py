@@ -117,7 +117,6 @@ class SGVBBound(Bound):
 
     def kl_weight(self, clock: Clock) -> Tensor:
         """Weight of the divergence in the gradient at this step, a tensor without axes."""
-        progress = clock.step / max(1, self.n_warmup_steps)
         if self.n_warmup_steps == 0:
-            progress = torch.ones_like(clock.step)
-        return self.beta * progress.clamp(max=1.0)
+            return torch.full_like(clock.step, self.beta)
+        return self.beta * (clock.step / self.n_warmup_steps).clamp(max=1.0)

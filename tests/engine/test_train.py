@@ -10,7 +10,7 @@ import torch
 
 from skvae._core._random import Streams
 from skvae.engine import Status, Trainer
-from skvae.engine._train import MAX_HALVINGS
+from skvae.engine._loop import MAX_HALVINGS
 from skvae.likelihoods import GaussianLikelihood
 from skvae.networks import MLP
 from skvae.objectives import SGVB
@@ -459,6 +459,92 @@ def test_start_is_not_kept_where_its_bound_is_not_finite():
     result, steps = run(script, plan_of(3, start_is_rival=True))
     assert steps == 3
     assert not result.kept_start
+
+
+def places(*numbers):
+    """Counters that stand at these numbers."""
+    return [Counter(float(n)) for n in numbers]
+
+
+def by_place(before, first, second):
+    """Script of held-out bounds: before training, and below and above 100 steps."""
+
+    def bounds(steps, x):
+        value = before if steps == 0 else first if steps < 100 else second
+        return torch.as_tensor(value, dtype=torch.float64) + 0.0 * x
+
+    return Script(training=lambda steps, x: 0.0, held_out=bounds)
+
+
+def run_from(script, plan, *numbers):
+    trainer = counting_trainer(script, plan)
+    result = trainer.train(ROWS, plan, validation=HELD_OUT, departures=places(*numbers))
+    return result, steps_of(trainer)
+
+
+LEAVING = {"patience": 5, "start_is_rival": True}
+
+
+def test_training_leaves_from_another_place_than_the_rival_start():
+    result, steps = run_from(by_place(0.0, 2.0, 9.0), plan_of(100, **LEAVING), 10)
+    assert not result.kept_start
+    assert steps == 11
+    assert result.status is Status.CONVERGED
+
+
+def test_training_begins_anew_where_the_first_place_led_nowhere():
+    result, steps = run_from(by_place(0.0, -2.0, 3.0), plan_of(100, **LEAVING), 10, 100)
+    assert not result.kept_start
+    assert steps == 101
+    # Patience of the first attempt, the gain of the second, and its patience.
+    assert len(result.validation_scores) == 5 + 1 + 5
+
+
+def test_training_does_not_begin_anew_where_it_has_beaten_the_start():
+    result, steps = run_from(by_place(0.0, 2.0, 9.0), plan_of(100, **LEAVING), 10, 100)
+    assert steps == 11
+    assert len(result.bounds) == 5
+
+
+def test_start_is_kept_where_no_place_leads_beyond_it():
+    result, _ = run_from(by_place(0.0, -2.0, -1.0), plan_of(100, **LEAVING), 10, 100)
+    assert result.kept_start
+    assert len(result.bounds) == 5 + 5
+
+
+def test_attempts_share_the_epochs():
+    result, _ = run_from(by_place(0.0, -2.0, 3.0), plan_of(8, **LEAVING), 10, 100)
+    assert len(result.bounds) == 8
+    assert result.status is Status.MAX_EPOCHS
+
+
+def test_further_attempt_goes_on_while_it_is_catching_up():
+    """It rises by 1 in each epoch, and is level with the start after 8, when patience is 5."""
+    values = Script(
+        training=lambda steps, x: 0.0,
+        held_out=lambda steps, x: (
+            0.0 * x
+            if steps == 0
+            else 0.0 * x - 50.0
+            if steps < 100
+            else min(steps - 108.0, 5.0) + 0.0 * x
+        ),
+    )
+    result, steps = run_from(values, plan_of(100, **LEAVING), 10, 100)
+    assert steps == 113
+    assert not result.kept_start
+
+
+def test_attempts_begin_with_a_fresh_solver_and_clock():
+    plan = plan_of(100, **LEAVING)
+    solver = plain_sgd(momentum=0.5, cooldown_steps=3)
+    trainer = counting_trainer(by_place(0.0, -2.0, -1.0), plan, solver=solver)
+    diary = Diary()
+    trainer.train(ROWS, plan, validation=HELD_OUT, departures=places(10, 100), observer=diary)
+    rates = [report.learning_rate for report in diary.reports]
+    half = len(rates) // 2
+    assert rates[:half] == rates[half:]
+    assert rates[0] > rates[half - 1]
 
 
 # -- held-out bounds ------------------------------------------------------------------------------

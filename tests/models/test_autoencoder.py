@@ -169,15 +169,15 @@ def test_marginal_of_a_linear_model_is_that_of_its_draws():
 
 
 def started(X, n_latent, n_factors=None, **ingredients):
-    """Model at the linear model of its rows, and where training leaves from."""
+    """Model at the linear model of its rows, and places where training leaves from."""
     model = build_model(X, n_latent=n_latent, **ingredients)
     head = model.observation_head
     rows = Rows(X, head.standardize, dtype=torch.float64, device=torch.device("cpu"))
     n_factors = n_latent if n_factors is None else n_factors
-    departure = start_linear_(
+    departures = start_linear_(
         model, residual_moments(rows, head), n_factors, generator=torch.Generator().manual_seed(0)
     )
-    return model, departure
+    return model, departures
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +198,10 @@ def exact_scores(model, X):
 @pytest.mark.parametrize("noise", ["per_feature", "shared", "predicted"])
 def test_a_gaussian_model_starts_at_factor_analysis_or_pca(X, noise, hidden):
     network = MLP(hidden_layer_sizes=hidden)
-    model, departure = started(
+    model, departures = started(
         X, 2, likelihood=GaussianLikelihood(noise=noise), encoder=network, decoder=network
     )
-    assert departure is not None
+    assert departures
     one_draw, exact = exact_scores(model, X)
     # The encoder is the true posterior: a single draw gives the log-likelihood.
     np.testing.assert_allclose(one_draw, exact, atol=1e-6)
@@ -218,8 +218,8 @@ def test_a_gaussian_model_starts_at_factor_analysis_or_pca(X, noise, hidden):
 
 def test_fixed_noise_starts_at_its_best_loadings(X):
     noise = 0.5 * X.var(axis=0)
-    model, departure = started(X, 2, likelihood=GaussianLikelihood(noise=noise))
-    assert departure is not None
+    model, departures = started(X, 2, likelihood=GaussianLikelihood(noise=noise))
+    assert departures
     one_draw, exact = exact_scores(model, X)
     np.testing.assert_allclose(one_draw, exact, atol=1e-6)
     found = linear_gaussian_of(model)
@@ -249,15 +249,15 @@ def test_training_leaves_from_a_model_without_nearly_noise_free_columns(X):
     """A factor that is one column would hold all gradients; the start itself keeps it."""
     rng = np.random.default_rng(2)
     X = np.column_stack([X, 3.0 * X[:, 0] + 1e-4 * rng.normal(size=len(X))])
-    model, departure = started(X, 2)
+    model, departures = started(X, 2)
     scale = X.std(axis=0)
     noise = linear_gaussian_of(model).noise / scale**2
     least = 0.01 * np.median(noise)
     assert noise.min() < 0.1 * least
-    raised = linear_gaussian_of(departure)
+    raised = linear_gaussian_of(departures[0])
     np.testing.assert_allclose(raised.noise / scale**2, np.maximum(noise, least), rtol=1e-5)
     # It is a linear model with the best loadings for that noise, and its bound is tight.
-    one_draw, exact = exact_scores(departure, X)
+    one_draw, exact = exact_scores(departures[0], X)
     np.testing.assert_allclose(one_draw, exact, atol=1e-6)
     moved = raised.loadings + 1e-3 * scale[:, None] * rng.normal(size=raised.loadings.shape)
     covariance = moved @ moved.T + np.diag(raised.noise)
@@ -265,16 +265,26 @@ def test_training_leaves_from_a_model_without_nearly_noise_free_columns(X):
 
 
 def test_training_leaves_from_the_start_itself_where_all_columns_have_noise(X):
-    model, departure = started(X, 2)
+    model, departures = started(X, 2)
     for name, value in model.state_dict().items():
-        assert torch.equal(departure.state_dict()[name], value)
+        assert torch.equal(departures[0].state_dict()[name], value)
+
+
+def test_training_may_leave_anew_from_the_networks_alone(X):
+    _, departures = started(X, 2)
+    fresh = build_model(X, n_latent=2)
+    for name, value in departures[1].state_dict().items():
+        if "linear_path" in name:
+            assert not value.any()
+        else:
+            assert torch.equal(fresh.state_dict()[name], value)
 
 
 def test_without_a_linear_path_nothing_is_started(X):
     for side in ("encoder", "decoder"):
         network = {side: MLP(hidden_layer_sizes=(5,), linear_path=False)}
-        model, departure = started(X, 2, **network)
-        assert departure is None
+        model, departures = started(X, 2, **network)
+        assert departures == []
         fresh = build_model(X, n_latent=2, **network)
         for name, value in fresh.state_dict().items():
             assert torch.equal(model.state_dict()[name], value)
@@ -287,8 +297,8 @@ def test_a_binary_model_starts_better_than_the_marginals(case):
     X = case.rows.from_real(
         np.random.default_rng(0).normal(size=(300, 1)) * 1.5 + make_rows(case, 300, 8)
     )
-    model, departure = started(X, 1, likelihood=case.component)
-    assert departure is not None
+    model, departures = started(X, 1, likelihood=case.component)
+    assert departures
     marginal = build_model(X, n_latent=0, likelihood=case.component)
     with torch.no_grad():
         scores = [

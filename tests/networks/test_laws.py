@@ -87,6 +87,21 @@ def test_linear_start_is_linear(network):
 
 
 @with_linear_path
+def test_silent_linear_path_leaves_the_network(network):
+    head, x = build(network), inputs(4)
+    head.silence_linear_path_()
+    silent = head(x).detach()
+    # What a linear start adds to a silent path is what it says, once the network is silent too.
+    head.start_linear_(torch.zeros(N_INPUTS, N_LOCATION), torch.zeros(N_OUTPUTS))
+    torch.testing.assert_close(head(x), torch.zeros(4, N_OUTPUTS, dtype=torch.float64))
+    fresh = build(network)
+    weight = fresh.linear_path.weight.detach()
+    expected = fresh(x).detach()
+    expected[..., :N_LOCATION] -= x @ weight
+    torch.testing.assert_close(silent, expected)
+
+
+@with_linear_path
 def test_linear_start_can_be_left(network):
     # At the start the last layer is zero; what feeds it must not be, or nothing would ever move.
     head, x = build(network), inputs(50)

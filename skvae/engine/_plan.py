@@ -1,0 +1,145 @@
+"""What training is told, and what it tells."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Status(Enum):
+    """Why training ended; the value is a sentence for the user."""
+
+    CONVERGED = "the bound stopped improving"
+    MAX_EPOCHS = "max_iter was reached"
+    STOPPED = "a callback asked to stop"
+    INTERRUPTED = "it was interrupted"
+    DIVERGED = "the bound was not finite at any learning rate tried"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes
+    ----------
+    batch_size : int
+    max_epochs : int
+    patience : int or None
+        Epochs without improvement after which the cool-down begins; None never stops early.
+    tolerance : float
+        Smallest gain that counts as an improvement, in nats per row.
+    learning_rate : float
+    prior_precision : float
+        Precision of the normal prior on weight matrices (whole data set, not per row).
+    start_is_rival : bool
+        Whether the state before training is a model in its own right, which training has to beat
+        on the held-out rows by more than sampling error.
+    open_ended : bool
+        Whether more calls are to follow, so that nothing is fitted to the length of this one.
+    """
+
+    batch_size: int
+    max_epochs: int
+    patience: int | None
+    tolerance: float
+    learning_rate: float
+    prior_precision: float = 0.0
+    start_is_rival: bool = False
+    open_ended: bool = False
+
+    def steps_per_epoch(self, n_rows: int) -> int:
+        """Steps of one pass over `n_rows` rows."""
+        return -(-n_rows // self.batch_size)
+
+    def with_patience(self, patience: int) -> Plan:
+        """The same plan with another patience."""
+        return replace(self, patience=patience)
+
+    def n_steps(self, n_rows: int) -> int:
+        """Most steps that a run over `n_rows` rows can take."""
+        return sys.maxsize if self.open_ended else self.max_epochs * self.steps_per_epoch(n_rows)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1 over the life of the model.
+    bound : float
+        Mean bound of the training rows during the epoch, in nats per row.
+    validation : float or None
+        Mean bound of the held-out rows after it.
+    learning_rate : float
+    seconds : float
+        Since this run began.
+    """
+
+    epoch: int
+    bound: float
+    validation: float | None
+    learning_rate: float
+    seconds: float
+
+
+class Observer(Protocol):
+    """Someone who follows training."""
+
+    def epoch_begins(self) -> None:
+        """Called before each epoch."""
+
+    def epoch_ends(self, report: EpochReport) -> bool:
+        """Called after each epoch; True asks to stop."""
+
+
+class TrainerState(NamedTuple):
+    """What a trainer needs beside the weights in order to go on where another one stopped.
+
+    Attributes
+    ----------
+    tensors : list of Tensor
+        State of the update rule, then the clock.
+    rate_factor : float
+        By how much non-finite values have lowered the learning rate.
+    rows, noise : Tensor
+        States of the random generators.
+    n_epochs : int
+    """
+
+    tensors: list[Tensor]
+    rate_factor: float
+    rows: Tensor
+    noise: Tensor
+    n_epochs: int
+
+
+@dataclass
+class TrainingResult:
+    """What training leaves behind beside the weights.
+
+    Attributes
+    ----------
+    status : Status
+    bounds, validation_scores : list of float
+        One for each epoch, in nats per row.
+    n_halvings : int
+        How often the learning rate was halved after values that were not finite.
+    kept_start : bool
+        Whether the state before training was kept, training having brought no gain beyond
+        sampling error.
+    still_rising : bool
+        Whether the last tenth of the epochs still brought an improvement when they ran out.
+    """
+
+    status: Status
+    bounds: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    n_halvings: int = 0
+    still_rising: bool = False
+    kept_start: bool = False
