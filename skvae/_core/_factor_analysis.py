@@ -97,6 +97,19 @@ def factor_analysis(moments: SecondMoments, n_factors: int, *, floor: float, see
     return rotated(theta[:, :-1], np.exp(theta[:, -1]))
 
 
+def correlation_factors(
+    moments: SecondMoments, n_factors: int, *, floor: float, seed: int
+) -> np.ndarray:
+    """Loadings (n_columns, n_factors) of columns whose variance is 1 whatever their moments say.
+
+    What a column varies less than that is noise.
+    """
+    ones = np.ones(len(moments.diagonal))
+    missing = (ones - moments.diagonal)[:, None]
+    whole = moments._replace(times=lambda b: moments.times(b) + missing * b, diagonal=ones)
+    return factor_analysis(whole, n_factors, floor=floor, seed=seed).loadings
+
+
 def principal_components(
     moments: SecondMoments, n_factors: int, *, floor: float, seed: int
 ) -> Factors:

@@ -7,4 +7,4 @@ from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, Training
 from skvae.engine._rows import Rows
 from skvae.engine._stacked import can_stack
 from skvae.engine._step import TrainingStep
-from skvae.engine._train import Trainer
+from skvae.engine._train import Trainer, bounds_of_rows

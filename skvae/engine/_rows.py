@@ -6,6 +6,7 @@ a fixed shape; what the last one lacks is filled with rows of weight 0.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -53,6 +54,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self._X) if self._index is None else len(self._index)
+
+    def evenly_spaced(self, n_rows: int) -> Rows:
+        """At most `n_rows` of these rows, evenly spaced."""
+        chosen = np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64)
+        some = copy.copy(self)
+        some._index = chosen if self._index is None else self._index[chosen]
+        return some
 
     def gather(self, positions: np.ndarray) -> Tensor:
         """Rows at `positions` of this set, standardised, on the device."""

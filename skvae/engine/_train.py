@@ -132,22 +132,7 @@ class Trainer(TrainingLoop):
 
     def validate(self, rows: Rows) -> Tensor:
         """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
-        n_draws = evaluation_draws(len(rows))
-        first = next(self.model.parameters())
-        generator = self.streams.generator("validation", first.device)
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(rows), VALIDATION_BATCH):
-                x = rows.slice(start, start + VALIDATION_BATCH)
-                noise = draw_noise(
-                    self.model.noise_spec(n_draws),
-                    len(x),
-                    generator=generator,
-                    dtype=first.dtype,
-                    device=first.device,
-                )
-                parts.append(self.bound(self.model, Batch(x), noise).double())
-        return torch.cat(parts)
+        return bounds_of_rows(self.model, self.bound, rows, self.streams)
 
     def _held_out(self) -> Tensor | None:
         return None if self._validation is None else self.validate(self._validation)
@@ -182,3 +167,25 @@ class Trainer(TrainingLoop):
         # The only values that reach the host: one tally and one flag for each epoch.
         total, n_rows = self.step.tally.tolist()
         return total / n_rows if bool(torch.isfinite(flat.data).all()) else math.nan
+
+
+@torch.no_grad()
+def bounds_of_rows(
+    model: LatentVariableModel, bound: Bound, rows: Rows, streams: Streams
+) -> Tensor:
+    """Bounds (n_rows,) of rows that are not trained on, in nats, with noise of their own stream."""
+    n_draws = evaluation_draws(len(rows))
+    first = next(model.parameters())
+    generator = streams.generator("validation", first.device)
+    parts = []
+    for start in range(0, len(rows), VALIDATION_BATCH):
+        x = rows.slice(start, start + VALIDATION_BATCH)
+        noise = draw_noise(
+            model.noise_spec(n_draws),
+            len(x),
+            generator=generator,
+            dtype=first.dtype,
+            device=first.device,
+        )
+        parts.append(bound(model, Batch(x), noise).double())
+    return torch.cat(parts)

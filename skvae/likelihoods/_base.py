@@ -31,12 +31,14 @@ class LinearStart(NamedTuple):
     Attributes
     ----------
     loadings : ndarray of shape (n_location_outputs, n_factors)
-        Location outputs are ``initial_outputs + loadings @ z``.
+        Outputs are ``outputs + loadings @ z``.
     precision : ndarray of shape (n_location_outputs,)
         Curvature of the log-density in each location output: the posterior precision of z is
         ``I + loadings.T @ diag(precision) @ loadings``.
     gain : ndarray of shape (n_features,)
         The posterior mean is ``inverse(posterior precision) @ loadings.T @ (gain * features)``.
+    outputs : ndarray of shape (n_outputs,) or None
+        Decoder outputs where z is 0; None stands for ``initial_outputs``.
     parameters : dict of str to ndarray
         Values of the head's own parameters and buffers, by name.
     """
@@ -44,6 +46,7 @@ class LinearStart(NamedTuple):
     loadings: np.ndarray
     precision: np.ndarray
     gain: np.ndarray
+    outputs: np.ndarray | None = None
     parameters: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -183,8 +186,10 @@ class ObservationHead(nn.Module, ABC):
         """
         return None
 
-    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
-        """Linear model of `n_factors` factors.
+    def linear_starts(
+        self, moments: SecondMoments, n_factors: int, seed: int
+    ) -> Sequence[LinearStart]:
+        """Linear models of `n_factors` factors; of several, training takes that of largest bound.
 
         Called only if `residuals` gives residuals, of which `moments` are the second moments.
         """

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
-from skvae._core._factor_analysis import SecondMoments, factor_analysis, rotated
+from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
@@ -20,6 +21,10 @@ from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 # Least share of a column's variance that its own noise keeps in the linear start: the logit of a
 # column explained to more than this would have to be larger than first order can say.
 MIN_UNIQUENESS = 0.1
+# Lengths at which loadings are tried; at 0 the start is the marginals.
+START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+# By how much a logit grows where the argument of the normal distribution function grows by 1.
+PROBIT_SLOPE = 1.702
 
 
 class BernoulliLikelihood(Likelihood, shorthand="bernoulli"):
@@ -152,25 +157,37 @@ class BernoulliHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - self.frequency) / self._deviation
 
-    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
-        """Logistic factor analysis to first order in the loadings.
+    def linear_starts(
+        self, moments: SecondMoments, n_factors: int, seed: int
+    ) -> Sequence[LinearStart]:
+        """Logistic factor analysis, from the factors of the correlation matrix.
 
-        To first order the covariance of two columns is ``v_i v_j w_i @ w_j``, with v the variances
-        and w the loadings of the logits, so that the factors of the correlation matrix, divided
-        by the standard deviations, are the loadings.
+        A column is 1 where a standard normal variable, partly explained by the factors, exceeds a
+        threshold. To first order the covariance of two columns is that of their variables times
+        the normal densities at the thresholds, and for columns that are on half of the time the
+        correlation of the variables is exactly a sine. The logits then follow from normal
+        approximations to the logistic (MacKay, 1992), with the frequencies of the columns kept.
+        How far the approximations carry depends on the columns, so the loadings are offered at
+        several lengths.
         """
-        ones = np.ones(self.n_columns)
-        missing = ones - moments.diagonal
-
-        def times(b: np.ndarray) -> np.ndarray:
-            # A column that is rarely on has less than its share of variance; it is noise.
-            return moments.times(b) + missing[:, None] * b
-
-        whole = moments._replace(times=times, diagonal=ones)
-        factors = factor_analysis(whole, n_factors, floor=MIN_UNIQUENESS, seed=seed)
-        deviation = self._deviation.double().cpu().numpy()
-        loadings = rotated(factors.loadings / deviation[:, None], deviation**-2.0).loadings
-        return LinearStart(loadings, deviation**2, ones)
+        frequency = self.frequency.double().cpu().numpy()
+        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        density = np.exp(-0.5 * ndtri(frequency) ** 2) / np.sqrt(2.0 * np.pi)
+        variance = frequency * (1.0 - frequency)
+        shared = np.square(loadings).sum(1)
+        explained = np.sin(np.minimum(shared * variance / density**2, 0.5 * np.pi))
+        explained = np.minimum(explained, 1.0 - MIN_UNIQUENESS)
+        directions = loadings / np.sqrt(np.maximum(shared, np.finfo(float).tiny))[:, None]
+        starts = []
+        for length in START_LENGTHS:
+            part = length**2 * explained
+            size = PROBIT_SLOPE * np.sqrt(part / (1.0 - part))
+            flattening = np.sqrt(1.0 + np.pi / 8.0 * size**2)
+            precision = variance / flattening
+            turned = rotated(directions * size[:, None], 1.0 / precision).loadings
+            outputs = np.log(frequency / (1.0 - frequency)) * flattening
+            starts.append(LinearStart(turned, precision, np.ones(self.n_columns), outputs))
+        return starts
 
     @property
     def _deviation(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -174,7 +174,9 @@ class GaussianHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return x
 
-    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
+    def linear_starts(
+        self, moments: SecondMoments, n_factors: int, seed: int
+    ) -> Sequence[LinearStart]:
         """Factor analysis, probabilistic PCA, or their analogue for the given noise."""
         if self.fixed:
             noise = np.exp(self.log_variance.double().cpu().numpy())
@@ -184,7 +186,7 @@ class GaussianHead(ObservationHead):
         else:
             moments = moments._replace(diagonal=self._diagonal(moments))
             factors = factor_analysis(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
-        return self._linear_model(factors)
+        return [self._linear_model(factors)]
 
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
         """Factor analysis with no noise much smaller than that of the other columns.
@@ -215,7 +217,7 @@ class GaussianHead(ObservationHead):
             return LinearStart(factors.loadings, precision, precision)
         log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, NOISE_FLOOR))
         own = {"log_variance": log_variance[:1] if self.common else log_variance}
-        return LinearStart(factors.loadings, precision, precision, own)
+        return LinearStart(factors.loadings, precision, precision, parameters=own)
 
     def _log_scale(self, log_variance: Tensor) -> Tensor:
         """Log standard deviation in the units of the head, floored smoothly, 0 if not learned."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments, factor_analysis, rotated
+from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 
@@ -17,6 +17,8 @@ from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 MAX_LOG_RATE = 30.0
 # Least share of a column's variance that its own noise keeps in the linear start.
 MIN_UNIQUENESS = 0.1
+# Lengths at which loadings are tried; at 0 the start is the marginals.
+START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 
 
 class PoissonLikelihood(Likelihood, shorthand="poisson"):
@@ -79,27 +81,32 @@ class PoissonHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - torch.exp(self.log_mean)) / self.deviation
 
-    def linear_start(self, moments: SecondMoments, n_factors: int, seed: int) -> LinearStart:
-        """Log-linear factor analysis to first order in the loadings.
+    def linear_starts(
+        self, moments: SecondMoments, n_factors: int, seed: int
+    ) -> Sequence[LinearStart]:
+        """Log-linear factor analysis, from the factors of the correlation matrix.
 
-        To first order the covariance of two columns is ``m_i m_j w_i @ w_j``, with m the means and
-        w the loadings of the log-rates, so that the factors of the correlation matrix, times
-        standard deviation over mean, are the loadings.
+        With w the loadings of the log-rates and m the means, the covariance of two columns is
+        ``m_i m_j (exp(w_i @ w_j) - 1)``: to first order the factors of the correlation matrix,
+        times standard deviation over mean, are the loadings, and the length of a column's own is
+        known beyond first order. How far that carries depends on the columns, so the loadings are
+        offered at several lengths.
         """
         mean = np.exp(self.log_mean.double().cpu().numpy())
-        ones = np.ones(self.n_columns)
-        missing = ones - moments.diagonal
-
-        def times(b: np.ndarray) -> np.ndarray:
-            # A column that varies less than a Poisson does has less than its share; it is noise.
-            return moments.times(b) + missing[:, None] * b
-
-        whole = moments._replace(times=times, diagonal=ones)
-        factors = factor_analysis(whole, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
         relative = self.deviation.double().cpu().numpy() / mean
-        loadings = rotated(factors.loadings * relative[:, None], 1.0 / mean).loadings
-        # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
-        return LinearStart(loadings, mean, 1.0 + mean)
+        first_order = loadings * relative[:, None]
+        shared = np.square(first_order).sum(1)
+        shrinkage = np.sqrt(np.log1p(shared) / np.maximum(shared, np.finfo(float).tiny))
+        starts = []
+        for length in START_LENGTHS:
+            part = length * shrinkage[:, None] * first_order
+            turned = rotated(part, 1.0 / mean).loadings
+            # The mean of the rates is kept.
+            outputs = np.log(mean) - 0.5 * np.square(turned).sum(1)
+            # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
+            starts.append(LinearStart(turned, mean, 1.0 + mean, outputs))
+        return starts
 
     def params_from(self, outputs: Tensor) -> PoissonParams:
         return PoissonParams(outputs.clamp(max=MAX_LOG_RATE))

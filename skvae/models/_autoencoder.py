@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -111,7 +112,12 @@ def build_autoencoder(
 
 
 def start_linear_(
-    model: Autoencoder, moments: SecondMoments, n_factors: int, *, generator: torch.Generator
+    model: Autoencoder,
+    moments: SecondMoments,
+    n_factors: int,
+    *,
+    judge: Callable[[Autoencoder], float],
+    generator: torch.Generator,
 ) -> list[Autoencoder]:
     """Set the weights so that the model is the linear model of the likelihood's columns.
 
@@ -125,6 +131,8 @@ def start_linear_(
         Of ``observation_head.residuals``.
     n_factors : int
         At most the number of latent variables.
+    judge : callable
+        Mean bound of a model, by which one of several linear models is chosen.
     generator : torch.Generator
         For the latent variables beyond `n_factors`, which start unused: without loadings, and with
         small random encoder weights, since with both at zero neither would ever move.
@@ -134,7 +142,7 @@ def start_linear_(
     departures : list of Autoencoder
         Copies of the model standing where training should begin: near the linear model, but not
         where its gradients are blind, and, in case nothing better is found from there, at the
-        weights that the networks were built with. Empty if a network has no linear path; the model
+        weights that the networks were built with, unless the decoder is linear. Empty if a network has no linear path; the model
         is then as it was.
     """
     head = model.observation_head
@@ -142,23 +150,29 @@ def start_linear_(
     if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
         return []
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    if n_factors:
-        start = head.linear_start(moments, n_factors, seed)
-        leave = head.departure(start, moments, seed)
-    else:
-        start = leave = LinearStart(
-            np.zeros((head.n_location_outputs, 0)),
-            np.ones(head.n_location_outputs),
-            np.ones(head.n_features),
-        )
+    nothing = LinearStart(
+        np.zeros((head.n_location_outputs, 0)),
+        np.ones(head.n_location_outputs),
+        np.ones(head.n_features),
+    )
+    starts = head.linear_starts(moments, n_factors, seed) if n_factors else [nothing]
     unused = (
         UNUSED_SCALE
         / np.sqrt(head.n_features)
         * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
     )
     near, far = copy.deepcopy(model), copy.deepcopy(model)
+
+    def judged(start: LinearStart) -> float:
+        _stand_at_(model, start, unused)
+        bound = judge(model)
+        return bound if math.isfinite(bound) else -math.inf
+
+    start = starts[0] if len(starts) == 1 else max(starts, key=judged)
     _stand_at_(model, start, unused)
-    _stand_at_(near, leave, unused)
+    _stand_at_(near, head.departure(start, moments, seed) if n_factors else start, unused)
+    if model.decoder.is_linear:
+        return [near]
     for network in (far.encoder, far.decoder):
         network.silence_linear_path_()
     return [near, far]
@@ -181,5 +195,8 @@ def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
         for name, value in start.parameters.items():
             own = getattr(head, name)
             own.copy_(torch.from_numpy(np.asarray(value)))
-    model.decoder.start_linear_(decoder, head.initial_outputs())
+    outputs = head.initial_outputs()
+    if start.outputs is not None:
+        outputs = torch.from_numpy(start.outputs)
+    model.decoder.start_linear_(decoder, outputs)
     model.encoder.start_linear_(encoder, model.posterior_head.outputs_at(log_scale))

@@ -43,11 +43,14 @@ class NetworkHead(nn.Module, ABC):
     ----------
     has_linear_path : bool
         Whether ``start_linear_`` and ``silence_linear_path_`` are offered.
+    is_linear : bool
+        Whether its outputs can be nothing but linear in its inputs.
     hand_derived : bool
         Whether the engine may take its gradient without automatic differentiation.
     """
 
     has_linear_path: bool = False
+    is_linear: bool = False
     hand_derived: bool = False
 
     @abstractmethod

@@ -241,6 +241,11 @@ class MLPHead(NetworkHead):
         """Whether there is a linear path."""
         return self.linear_path is not None
 
+    @property
+    def is_linear(self) -> bool:  # type: ignore[override]
+        """Whether there is no hidden layer."""
+        return len(self.hidden) == 0
+
     def start_linear_(self, weight: Tensor, outputs: Tensor) -> None:
         assert self.linear_path is not None
         with torch.no_grad():

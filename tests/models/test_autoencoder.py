@@ -6,11 +6,13 @@ import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import Normal
 
-from skvae.engine import Rows, residual_moments
+from skvae._core._random import Streams
+from skvae.engine import Rows, bounds_of_rows, residual_moments
 from skvae.inference import importance_log_likelihood
 from skvae.likelihoods import GaussianLikelihood
 from skvae.models import start_linear_
 from skvae.networks import MLP
+from skvae.objectives import SGVB
 from tests.helpers import (
     assert_mean,
     batch_of,
@@ -174,8 +176,13 @@ def started(X, n_latent, n_factors=None, **ingredients):
     head = model.observation_head
     rows = Rows(X, head.standardize, dtype=torch.float64, device=torch.device("cpu"))
     n_factors = n_latent if n_factors is None else n_factors
+    bound, streams = SGVB().build(1), Streams(0)
     departures = start_linear_(
-        model, residual_moments(rows, head), n_factors, generator=torch.Generator().manual_seed(0)
+        model,
+        residual_moments(rows, head),
+        n_factors,
+        judge=lambda m: float(bounds_of_rows(m, bound, rows, streams).mean()),
+        generator=torch.Generator().manual_seed(0),
     )
     return model, departures
 
@@ -278,6 +285,11 @@ def test_training_may_leave_anew_from_the_networks_alone(X):
             assert not value.any()
         else:
             assert torch.equal(fresh.state_dict()[name], value)
+
+
+def test_there_is_nothing_to_look_for_beyond_a_linear_decoder(X):
+    _, departures = started(X, 2, decoder=MLP(hidden_layer_sizes=()))
+    assert len(departures) == 1
 
 
 def test_without_a_linear_path_nothing_is_started(X):

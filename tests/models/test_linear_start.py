@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy import special
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
@@ -334,13 +335,30 @@ def test_posterior_precision_of_a_binary_start_is_diagonal():
     # Frequencies from 0.1 to 0.7.
     X = (2.0 * common + rng.normal(size=(400, 10)) > np.linspace(3.0, -1.0, 10)).astype(float)
     vae = at_the_start(X, 2, likelihood="bernoulli")
-    origin, *axes = vae.inverse_transform(np.concatenate([np.zeros((1, 2)), np.eye(2)]))
-    np.testing.assert_allclose(origin, (X.sum(axis=0) + 0.5) / 401, atol=1e-6)
-    loadings = np.log(axes) - np.log1p(-np.array(axes)) - np.log(origin) + np.log1p(-origin)
-    precision = np.eye(2) + loadings * origin * (1 - origin) @ loadings.T
+    frequency = (X.sum(axis=0) + 0.5) / 401
+    z = np.random.default_rng(1).normal(size=(20_000, 2))
+    # The frequencies are kept, on average over the prior.
+    np.testing.assert_allclose(vae.inverse_transform(z).mean(axis=0), frequency, atol=0.02)
+    logits = special.logit(vae.inverse_transform(np.concatenate([np.zeros((1, 2)), np.eye(2)])))
+    loadings = logits[1:] - logits[0]
+    assert np.square(loadings).sum() > 1.0
+    # Curvature of the log-probability on average over the prior (MacKay's approximation).
+    curvature = frequency * (1 - frequency) / np.sqrt(1 + np.pi / 8 * np.square(loadings).sum(0))
+    precision = np.eye(2) + loadings * curvature @ loadings.T
     assert abs(precision[0, 1]) < 1e-4 * precision[0, 0]
     _, deviation = vae.posterior_moments(X)
     np.testing.assert_allclose(deviation, np.tile(np.diag(precision) ** -0.5, (400, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson"])
+@pytest.mark.parametrize("n_components", [2, 20])
+def test_start_is_better_than_the_marginals_however_strong_the_factors(likelihood, n_components):
+    """Many factors with large loadings are beyond first order; the bound of the start shows it."""
+    X = load_digits().data[:600]
+    X = X if likelihood == "poisson" else (X > 7).astype(float)
+    marginals = at_the_start(X, 0, likelihood=likelihood)
+    vae = at_the_start(X, n_components, likelihood=likelihood)
+    assert vae.lower_bound(X).mean() > marginals.score(X) + 1.0
 
 
 def test_binary_start_of_independent_columns_is_no_worse_than_the_marginals():
