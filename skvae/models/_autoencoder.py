@@ -142,8 +142,8 @@ def start_linear_(
     departures : list of Autoencoder
         Copies of the model standing where training should begin: near the linear model, but not
         where its gradients are blind, and, in case nothing better is found from there, at the
-        weights that the networks were built with, unless the decoder is linear. Empty if a network has no linear path; the model
-        is then as it was.
+        weights that the networks were built with, unless the decoder is linear. Empty if a network
+        has no linear path; the model is then as it was.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape

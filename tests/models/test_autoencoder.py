@@ -278,8 +278,9 @@ def test_training_leaves_from_the_start_itself_where_all_columns_have_noise(X):
 
 
 def test_training_may_leave_anew_from_the_networks_alone(X):
-    _, departures = started(X, 2)
-    fresh = build_model(X, n_latent=2)
+    networks = {name: MLP(hidden_layer_sizes=(7,)) for name in ("encoder", "decoder")}
+    _, departures = started(X, 2, **networks)
+    fresh = build_model(X, n_latent=2, **networks)
     for name, value in departures[1].state_dict().items():
         if "linear_path" in name:
             assert not value.any()
