@@ -27,8 +27,10 @@ STANDARD_ERRORS = 2.0
 # Where a few rows with heavy tails make that error large, a gain of all rows counts too if the mean
 # without the share TRIMMED at either end is beyond this many of its own standard errors.
 TRIMMED, TRIMMED_STANDARD_ERRORS = 0.1, 5.0
-# How far ahead a further attempt may hope: by so much of its gain from one half to the other.
+# How far ahead a further attempt may hope when its patience has run out, by so much of its gain from
+# one half to the other, and how often.
 CATCHING_UP = 2.0
+MAX_EXTENSIONS = 3
 # Halvings of the learning rate after non-finite values before training gives up.
 MAX_HALVINGS = 10
 
@@ -130,7 +132,9 @@ class TrainingLoop(ABC):
             self._restore(run.finite)
             result.status = Status.INTERRUPTED
             result.kept_start = is_rival and not _beats(run.best_bounds, rival)
-        result.still_rising = result.status is Status.MAX_EPOCHS and run.rising
+        # That a further attempt might still reach the start is nothing to act on.
+        in_vain = result.kept_start and run.n_before > 0
+        result.still_rising = result.status is Status.MAX_EPOCHS and run.rising and not in_vain
         if run.best_state is None and result.n_halvings:
             # With rows as wild as these an epoch may end anywhere: look where, and choose.
             run.best_state = max((start, run.proven, run.finite), key=self._training_bound_at)
@@ -185,8 +189,9 @@ class TrainingLoop(ABC):
             elif len(result.bounds) - run.n_before > self.n_warmup_epochs:
                 run.idle += 1
             if plan.patience is not None and run.idle >= plan.patience:
-                if run.catching_up():
+                if run.n_extensions < MAX_EXTENSIONS and run.catching_up():
                     run.idle = 0
+                    run.n_extensions += 1
                     continue
                 if self.n_cooldown_epochs == 0:
                     return Status.CONVERGED
@@ -223,8 +228,8 @@ class _Run:
         What the next score has to exceed, or it is one of `idle` epochs.
     cooldown_left : int or None
         Epochs; None before the cool-down.
-    n_before : int
-        Epochs of earlier attempts.
+    n_before, n_extensions : int
+        Epochs of earlier attempts, and how often the patience of this one was renewed.
     """
 
     def __init__(self, plan: Plan, observer: Observer | None, start: list[Tensor]) -> None:
@@ -238,7 +243,7 @@ class _Run:
         self.best_bounds: Tensor | None = None
         self.idle = 0
         self.cooldown_left: int | None = None
-        self.n_before = 0
+        self.n_before = self.n_extensions = 0
 
     def leave(self, state: list[Tensor]) -> None:
         """Take note of the state from which an attempt begins."""
