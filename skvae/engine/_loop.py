@@ -27,8 +27,8 @@ STANDARD_ERRORS = 2.0
 # Where a few rows with heavy tails make that error large, a gain of all rows counts too if the mean
 # without the share TRIMMED at either end is beyond this many of its own standard errors.
 TRIMMED, TRIMMED_STANDARD_ERRORS = 0.1, 5.0
-# How far ahead a further attempt may hope when its patience has run out, by so much of its gain from
-# one half to the other, and how often.
+# How far ahead a further attempt may hope when its patience has run out: by so much of its gain
+# from one half to the other, and so often.
 CATCHING_UP = 2.0
 MAX_EXTENSIONS = 3
 # Halvings of the learning rate after non-finite values before training gives up.

@@ -7,7 +7,7 @@ products without automatic differentiation, take less time than one with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,6 +106,8 @@ class StackedAutoencoders:
         self.rules = [
             solver.build(data, is_weight.expand_as(data)) for _, data, _, is_weight in self.groups
         ]
+        self._parts: dict[tuple[Any, Any], _Part] = {}
+        self._head = first.observation_head
         prefix = "observation_head."
         buffers = [dict(m.observation_head.named_buffers()) for m in models]
         self._head_values = {
@@ -169,86 +171,127 @@ class StackedAutoencoders:
         self, x: Tensor, features: Tensor, noise: Tensor, share: Tensor | None, models: slice
     ) -> Tensor:
         """Bounds of the rows; with `share`, the gradient of their weighted sum as well."""
+        part = self._part(models)
         n_models, n_rows, _ = x.shape
         n_draws = noise.shape[1] // n_rows
         k = noise.shape[2]
-        outputs, encoder_trace = self._network("encoder", features, models)
+        outputs, encoder_trace = part.encoder.forward(features)
         mean, raw = outputs[..., :k], outputs[..., k:]
         log_scale = raw.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
         scale = torch.exp(log_scale)
         eps = noise.view(n_models, n_draws, n_rows, k)
         z = (mean.unsqueeze(1) + scale.unsqueeze(1) * eps).flatten(1, 2)
-        decoded, decoder_trace = self._network("decoder", z, models)
+        decoded, decoder_trace = part.decoder.forward(z)
         repeated, coefficient = x, None
         if n_draws > 1:
             repeated = x.unsqueeze(1).expand(-1, n_draws, -1, -1).flatten(1, 2)
         if share is not None:
-            coefficient = (share / n_draws).unsqueeze(1).expand(-1, n_draws, -1).flatten(1)
+            coefficient = share if n_draws == 1 else (share / n_draws).repeat(1, n_draws)
             coefficient = coefficient.unsqueeze(-1)
-        head = self.model.observation_head
-        values = {name: v[models] for name, v in self._head_values.items()}
-        log_prob, d_decoded = head.backward_(
-            decoded, repeated, coefficient, values, self._head_gradients
+        log_prob, d_decoded = self._head.backward_(
+            decoded, repeated, coefficient, part.head_values, self._head_gradients
         )
         variance = scale.square()
         kl = 0.5 * (mean.square() + variance - 1.0).sum(-1) - log_scale.sum(-1)
         bounds = log_prob.view(n_models, n_draws, n_rows).mean(1) - kl
         if share is None or d_decoded is None:
             return bounds
-        d_z = self._network_backward("decoder", d_decoded, decoder_trace, need_inputs=True)
+        d_z = part.decoder.backward(d_decoded, decoder_trace, need_inputs=True)
         d_z = d_z.view(n_models, n_draws, n_rows, k)
         pull = (share * self.bound.kl_weight(self.clock).to(share.dtype)).unsqueeze(-1)
         d_mean = d_z.sum(1) - pull * mean
         d_log_scale = (d_z * eps).sum(1) * scale - pull * (variance - 1.0)
         # The bounds of the scale only guard against overflow; beyond them nothing is learned.
-        d_log_scale = torch.where(raw == log_scale, d_log_scale, torch.zeros_like(raw))
-        d_outputs = torch.cat([d_mean, d_log_scale], dim=-1)
-        self._network_backward("encoder", d_outputs, encoder_trace, need_inputs=False)
+        d_log_scale.masked_fill_(raw != log_scale, 0.0)
+        part.encoder.backward(
+            torch.cat([d_mean, d_log_scale], dim=-1), encoder_trace, need_inputs=False
+        )
         return bounds
 
-    def _network(self, name: str, inputs: Tensor, models: slice) -> tuple[Tensor, list[Tensor]]:
-        """Outputs of a network, and the inputs of its layers."""
-        network = getattr(self.model, name)
-        activate = ACTIVATIONS[network.activation]
-        trace = [inputs]
-        for i in range(len(network.hidden)):
-            weight, bias = (
-                self.values[f"{name}.hidden.{i}.{p}"][models] for p in ("weight", "bias")
+    def _part(self, models: slice) -> _Part:
+        """Views of the parameters of some of the models, made once."""
+        key = (models.start, models.stop)
+        if key not in self._parts:
+            networks = (
+                _StackedNetwork(
+                    getattr(self.model, name), name, self.values, self.gradients, models
+                )
+                for name in ("encoder", "decoder")
             )
-            trace.append(activate(torch.baddbmm(bias.unsqueeze(1), trace[-1], weight)))
-        weight, bias = (self.values[f"{name}.output.{p}"][models] for p in ("weight", "bias"))
-        last = trace[-1][..., : weight.shape[1]]
-        outputs = torch.baddbmm(bias.unsqueeze(1), last, weight)
+            head_values = {name: value[models] for name, value in self._head_values.items()}
+            self._parts[key] = _Part(*networks, head_values)
+        return self._parts[key]
+
+
+class _Part(NamedTuple):
+    """What some of the models compute with."""
+
+    encoder: _StackedNetwork
+    decoder: _StackedNetwork
+    head_values: dict[str, Tensor]
+
+
+class _StackedNetwork:
+    """One network of some of the models; its gradient is only right for all of them."""
+
+    def __init__(
+        self,
+        network: Any,
+        name: str,
+        values: dict[str, Tensor],
+        gradients: dict[str, Tensor],
+        models: slice,
+    ) -> None:
+        self.activate = ACTIVATIONS[network.activation]
+        self.derivative = DERIVATIVES[network.activation]
+        layers = [f"{name}.hidden.{i}" for i in range(len(network.hidden))] + [f"{name}.output"]
+        self.layers = [
+            (values[f"{layer}.weight"][models], values[f"{layer}.bias"][models].unsqueeze(1))
+            for layer in layers
+        ]
+        self.gradients = [
+            (gradients[f"{layer}.weight"], gradients[f"{layer}.bias"]) for layer in layers
+        ]
+        self.path: Tensor | None = None
         if network.linear_path is not None:
-            path = self.values[f"{name}.linear_path.weight"][models]
-            outputs[..., : path.shape[2]] += torch.bmm(inputs, path)
+            self.path = values[f"{name}.linear_path.weight"][models]
+            self.path_gradient = gradients[f"{name}.linear_path.weight"]
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Outputs, and the inputs of the layers."""
+        trace = [inputs]
+        for weight, bias in self.layers[:-1]:
+            trace.append(self.activate(torch.baddbmm(bias, trace[-1], weight)))
+        weight, bias = self.layers[-1]
+        last = trace[-1]
+        if weight.shape[1] == 0:  # a bias beside the linear path
+            last = last[..., :0]
+        outputs = torch.baddbmm(bias, last, weight)
+        if self.path is not None:
+            if self.path.shape[2] == outputs.shape[2]:
+                outputs.baddbmm_(inputs, self.path)
+            else:
+                outputs[..., : self.path.shape[2]] += torch.bmm(inputs, self.path)
         return outputs, trace
 
-    def _network_backward(
-        self, name: str, gradient: Tensor, trace: list[Tensor], *, need_inputs: bool
-    ) -> Tensor:
-        """Gradients of a network's weights, and of its inputs where they are needed."""
-        network = getattr(self.model, name)
-        derivative = DERIVATIVES[network.activation]
+    def backward(self, gradient: Tensor, trace: list[Tensor], *, need_inputs: bool) -> Tensor:
+        """Set the gradients of the weights; that of the inputs, where it is needed."""
         inputs = trace[0]
-        path_gradient: Tensor | None = None
-        if network.linear_path is not None:
-            path = self.values[f"{name}.linear_path.weight"]
-            location = gradient[..., : path.shape[2]]
-            torch.bmm(inputs.mT, location, out=self.gradients[f"{name}.linear_path.weight"])
+        from_path: Tensor | None = None
+        if self.path is not None:
+            location = gradient[..., : self.path.shape[2]]
+            torch.bmm(inputs.mT, location, out=self.path_gradient)
             if need_inputs:
-                path_gradient = torch.bmm(location, path.mT)
-        layers = [f"{name}.hidden.{i}" for i in range(len(network.hidden))] + [f"{name}.output"]
-        for i in reversed(range(len(layers))):
-            weight = self.values[f"{layers[i]}.weight"]
-            self.gradients[f"{layers[i]}.bias"].copy_(gradient.sum(1))
-            if weight.shape[1] == 0:  # a bias beside the linear path
-                break
-            torch.bmm(trace[i].mT, gradient, out=self.gradients[f"{layers[i]}.weight"])
+                from_path = torch.bmm(location, self.path.mT)
+        for i in reversed(range(len(self.layers))):
+            weight = self.layers[i][0]
+            weight_gradient, bias_gradient = self.gradients[i]
+            torch.sum(gradient, 1, out=bias_gradient)
+            if weight.shape[1] == 0:
+                return torch.zeros_like(inputs) if from_path is None else from_path
+            torch.bmm(trace[i].mT, gradient, out=weight_gradient)
             if i or need_inputs:
                 gradient = torch.bmm(gradient, weight.mT)
             if i:
-                gradient = gradient * derivative(trace[i])
-        else:
-            return gradient if path_gradient is None else gradient + path_gradient
-        return torch.zeros_like(inputs) if path_gradient is None else path_gradient
+                gradient = gradient * self.derivative(trace[i])
+        return gradient if from_path is None else gradient + from_path

@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda h: h.clamp(max=0.0) + 1.0,
     "logistic": lambda h: h * (1.0 - h),
-    "relu": lambda h: (h > 0).to(h.dtype),
+    "relu": torch.sign,
     # torch's softplus is the identity above 20.
     "softplus": lambda h: torch.where(h > 20.0, torch.ones_like(h), -torch.expm1(-h)),
     "tanh": lambda h: 1.0 - h * h,
