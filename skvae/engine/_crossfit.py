@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -67,7 +66,15 @@ class CrossFit(TrainingLoop):
         members = [np.arange(n_rows)] + [np.flatnonzero(folds != i) for i in range(n_models - 1)]
         self._members = [torch.from_numpy(rows) for rows in members]
         self._n_steps = plan.steps_per_epoch(n_rows)
-        self._n_rows_at_once = -(-n_rows // self._n_steps)
+        size = self._n_rows_at_once = -(-n_rows // self._n_steps)
+        # The rows are dealt out evenly; every model takes the same number of steps, and what a
+        # batch lacks is filled up with rows that do not count.
+        parts = [np.array_split(np.arange(len(rows)), self._n_steps) for rows in members]
+        self._slots = [
+            torch.from_numpy(np.stack([np.resize(p, size) for p in model])) for model in parts
+        ]
+        counts = np.array([[np.arange(size) < len(p) for p in model] for model in parts])
+        self._weights = torch.from_numpy(counts).to(device=device, dtype=dtype)
         self.n_cooldown_epochs = -(-solver.cooldown_steps // self._n_steps)
         self.n_warmup_epochs = -(-bound.n_warmup_steps // self._n_steps)
         self.learning_rate = LearningRate(
@@ -130,20 +137,17 @@ class CrossFit(TrainingLoop):
 
     def _epoch(self) -> float:
         size, n_steps, device = self._n_rows_at_once, self._n_steps, self._x.device
-        index, weight = [], []
-        for members in self._members:
-            order = torch.randperm(len(members), generator=self._rows_generator)
-            # The rows are dealt out evenly; every model takes the same number of steps.
-            slots, counts = self._slots(len(members))
-            index.append(members[order][slots])
-            weight.append(counts)
+        index = [
+            members[torch.randperm(len(members), generator=self._rows_generator)][slots]
+            for members, slots in zip(self._members, self._slots, strict=True)
+        ]
         # Gathered for the whole epoch at once: these rows are few, and calls are what costs.
         indices = torch.stack(index).flatten(1).to(device)
         x = self._pick(self._x, indices).unflatten(1, (n_steps, size))
         features = x
         if not self._same:
             features = self._pick(self._features, indices).unflatten(1, (n_steps, size))
-        weights = torch.stack(weight).to(device=device, dtype=x.dtype)
+        weights = self._weights
         n_models = len(self._x)
         noise = x.new_empty(n_steps, n_models, self._n_draws * size, self._n_latent)
         noise.normal_(generator=self._noise_generator)
@@ -156,15 +160,6 @@ class CrossFit(TrainingLoop):
             bool(torch.isfinite(t).all()) for t in self._tensors()[: self._n_weight_tensors]
         )
         return float(total) / len(self._members[0]) if finite else math.nan
-
-    @cache  # noqa: B019
-    def _slots(self, n_rows: int) -> tuple[Tensor, Tensor]:
-        """Where the rows of an epoch go, (n_steps, rows at once), and 0 on padding."""
-        size, n_steps = self._n_rows_at_once, self._n_steps
-        parts = np.array_split(np.arange(n_rows), n_steps)
-        slots = np.stack([np.resize(part, size) for part in parts])
-        counts = np.stack([np.arange(size) < len(part) for part in parts])
-        return torch.from_numpy(slots), torch.from_numpy(counts)
 
     def _held_out(self) -> Tensor:
         bounds = self._stack.bounds(
