@@ -132,9 +132,8 @@ class TrainingLoop(ABC):
             self._restore(run.finite)
             result.status = Status.INTERRUPTED
             result.kept_start = is_rival and not _beats(run.best_bounds, rival)
-        # That a further attempt might still reach the start is nothing to act on.
-        in_vain = result.kept_start and run.n_before > 0
-        result.still_rising = result.status is Status.MAX_EPOCHS and run.rising and not in_vain
+        # That a further attempt might get further still is nothing to act on.
+        result.still_rising = result.status is Status.MAX_EPOCHS and run.rising and not run.n_before
         if run.best_state is None and result.n_halvings:
             # With rows as wild as these an epoch may end anywhere: look where, and choose.
             run.best_state = max((start, run.proven, run.finite), key=self._training_bound_at)

@@ -21,8 +21,9 @@ from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 # Least share of a column's variance that its own noise keeps in the linear start: the logit of a
 # column explained to more than this would have to be larger than first order can say.
 MIN_UNIQUENESS = 0.1
-# Lengths at which loadings are tried; at 0 the start is the marginals.
-START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+# Lengths at which loadings are tried. With the last the start is the marginals but for a hair: with
+# none at all neither encoder nor decoder would have a gradient.
+START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.05)
 # By how much a logit grows where the argument of the normal distribution function grows by 1.
 PROBIT_SLOPE = 1.702
 

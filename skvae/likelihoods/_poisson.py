@@ -17,8 +17,9 @@ from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
 MAX_LOG_RATE = 30.0
 # Least share of a column's variance that its own noise keeps in the linear start.
 MIN_UNIQUENESS = 0.1
-# Lengths at which loadings are tried; at 0 the start is the marginals.
-START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+# Lengths at which loadings are tried. With the last the start is the marginals but for a hair: with
+# none at all neither encoder nor decoder would have a gradient.
+START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.05)
 
 
 class PoissonLikelihood(Likelihood, shorthand="poisson"):
@@ -28,8 +29,10 @@ class PoissonLikelihood(Likelihood, shorthand="poisson"):
     --------
     >>> import numpy as np
     >>> from skvae import VariationalAutoencoder
-    >>> counts = np.random.RandomState(0).poisson(3.0, size=(200, 5))
-    >>> model = VariationalAutoencoder(1, likelihood="poisson", max_iter=5, random_state=0)
+    >>> rng = np.random.RandomState(0)
+    >>> rates = np.exp(1.0 + 0.5 * rng.normal(size=(200, 1)))
+    >>> counts = rng.poisson(rates, size=(200, 5))
+    >>> model = VariationalAutoencoder(1, likelihood="poisson", random_state=0)
     >>> model.fit(counts).sample(3, random_state=0).shape
     (3, 5)
     """
