@@ -162,7 +162,7 @@ def main() -> None:
     changes = list(CHANGES) if args.changes is None else ["default", *args.changes.split(";")]
     if args.smoke:
         sets, n_seeds = {name: sets[name] for name in ("iris", "20 rows")}, 1
-        changes = ["default", "hidden_layer_sizes=(64,)", "start left for any gain"]
+        changes = ["default", "hidden_layer_sizes=(32,)", "start left for any gain"]
     keys = [
         (change, name, n_latent(X), seed)
         for change in changes
