@@ -38,6 +38,39 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
 
 
+class StepInputs(NamedTuple):
+    """All that a training step of one or several models reads but its own state.
+
+    The first axis is that of the models, which share architecture and number of rows.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_models, n_rows, n_columns)
+    features : Tensor of shape (n_models, n_rows, n_features) or None
+        What the encoders read of the rows as observed; None where the model is to ask for itself.
+    mask : Tensor of shape (n_models, n_rows, n_columns) or None
+    share : Tensor of shape (n_models, n_rows)
+        Weight of each row, minus over the sum of the weights: what the gradient of a row's bound
+        counts for in that of the mean loss.
+    noise : dict of str to Tensor
+        As the models declare, with the axis of the models first.
+    bounds : Tensor of shape (n_models, n_rows)
+        Where the bounds of the rows before the step go.
+    """
+
+    x: Tensor
+    features: Tensor | None
+    mask: Tensor | None
+    share: Tensor
+    noise: Mapping[str, Tensor]
+    bounds: Tensor
+
+    def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
+        """Batch and noise of one of the models."""
+        mask = None if self.mask is None else self.mask[i]
+        return Batch(self.x[i], mask), {name: t[i] for name, t in self.noise.items()}
+
+
 class NoiseSpec(NamedTuple):
     """Declaration of one source of randomness of a step.
 

@@ -1,69 +1,129 @@
-"""All trainable parameters of a module as one vector.
+"""All trainable parameters of one or several modules as one vector each.
 
 One fused update, one snapshot, one norm and one reduction between machines instead of one for
-each tensor. The module's own parameters stay in place as views.
+each tensor. The modules' own parameters stay in place as views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-class FlatParameters:
-    """Vector that holds the parameters of `module`, with a gradient vector beside it.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Its parameters must share dtype and device. Afterwards each is a view of `data`, and its
-        ``.grad`` a view of `grad`. A submodule may have an attribute ``rate_factor``, by which
-        the learning rate of its own parameters is multiplied.
+class Group(NamedTuple):
+    """Parameters whose learning rate has the same factor.
 
     Attributes
     ----------
-    data, grad : Tensor of shape (n_parameters,)
-    is_weight : Tensor of shape (n_parameters,)
+    factor : float
+    data, grad : Tensor of shape (n_modules, n_parameters)
+    is_weight : Tensor of shape (n_modules, n_parameters)
         1 for the entries of weight matrices, 0 for biases, scales and the like.
-    groups : list of (slice, float)
-        Parts of the vector that share a rate factor, and the factor.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    factor: float
+    data: Tensor
+    grad: Tensor
+    is_weight: Tensor
+
+
+class Stack(NamedTuple):
+    """Modules of one architecture, and their parameters side by side.
+
+    Attributes
+    ----------
+    modules : sequence of Module
+    values, gradients : dict of str to Tensor of shape (n_modules, ...)
+        Parameters by their name in the module, and their gradients, as views of the vectors.
+    """
+
+    modules: Sequence[nn.Module]
+    values: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+
+    def some(self, chosen: slice) -> Stack:
+        """Some of the modules."""
+        values, gradients = (
+            {name: t[chosen] for name, t in mapping.items()}
+            for mapping in (self.values, self.gradients)
+        )
+        return Stack(self.modules[chosen], values, gradients)
+
+    def part(self, name: str) -> Stack:
+        """The submodules of this name."""
+        values, gradients = (
+            {
+                key.removeprefix(f"{name}."): t
+                for key, t in mapping.items()
+                if key.startswith(f"{name}.")
+            }
+            for mapping in (self.values, self.gradients)
+        )
+        return Stack([m.get_submodule(name) for m in self.modules], values, gradients)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers side by side, by name."""
+        own = [dict(m.named_buffers()) for m in self.modules]
+        return {name: torch.stack([b[name] for b in own]) for name in own[0]}
+
+
+class FlatParameters:
+    """Vectors that hold the parameters of `modules`, with gradients beside them.
+
+    Parameters
+    ----------
+    modules : sequence of Module
+        Of one architecture, dtype and device. Afterwards each parameter is a view of the data of
+        its group, and its ``.grad`` a view of the gradient. A submodule may have an attribute
+        ``rate_factor``, by which the learning rate of its own parameters is multiplied.
+
+    Attributes
+    ----------
+    groups : list of Group
+        One for each rate factor.
+    stack : Stack
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        first = modules[0]
+        names = {p: name for name, p in first.named_parameters() if p.requires_grad}
         factors = {
-            p: float(getattr(m, "rate_factor", 1.0))
-            for m in module.modules()
+            names[p]: float(getattr(m, "rate_factor", 1.0))
+            for m in first.modules()
             for p in m.parameters(recurse=False)
-            if p.requires_grad
+            if p in names
         }
         if not factors:
             raise ValueError("module has no trainable parameters")
-        self._parameters = sorted(factors, key=lambda p: factors[p])
-        first = self._parameters[0]
-        n = sum(p.numel() for p in self._parameters)
-        self.data = torch.empty(n, dtype=first.dtype, device=first.device)
-        self.grad = torch.zeros_like(self.data)
-        self.is_weight = torch.zeros_like(self.data)
-        for p, part in self._slices():
-            view = self.data[part].view(p.shape)
-            view.copy_(p.data)
-            p.data = view
-            p.grad = self.grad[part].view(p.shape)
-            self.is_weight[part] = float(p.ndim >= 2)
-        self.groups: list[tuple[slice, float]] = []
-        for p, part in self._slices():
-            if self.groups and self.groups[-1][1] == factors[p]:
-                self.groups[-1] = (slice(self.groups[-1][0].start, part.stop), factors[p])
-            else:
-                self.groups.append((part, factors[p]))
-
-    def _slices(self) -> Iterator[tuple[nn.Parameter, slice]]:
-        start = 0
-        for p in self._parameters:
-            yield p, slice(start, start + p.numel())
-            start += p.numel()
+        self.groups: list[Group] = []
+        values: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
+        for factor in sorted(set(factors.values())):
+            mine = [name for name in factors if factors[name] == factor]
+            rows = [
+                torch.cat([m.get_parameter(name).detach().reshape(-1) for name in mine])
+                for m in modules
+            ]
+            group = Group(factor, torch.stack(rows), *(torch.zeros_like(torch.stack(rows)),) * 2)
+            group = group._replace(is_weight=torch.zeros_like(group.data))
+            start = 0
+            for name in mine:
+                shape = first.get_parameter(name).shape
+                part = slice(start, start + shape.numel())
+                values[name] = group.data[:, part].view(len(modules), *shape)
+                gradients[name] = group.grad[:, part].view(len(modules), *shape)
+                group.is_weight[:, part] = float(len(shape) >= 2)
+                start = part.stop
+            self.groups.append(group)
+        for i, module in enumerate(modules):
+            for name in values:
+                p = module.get_parameter(name)
+                p.data = values[name][i]
+                p.grad = gradients[name][i]
+        self.stack = Stack(modules, values, gradients)
 
 
 def own_storage(module: nn.Module) -> nn.Module:

@@ -5,6 +5,5 @@ from skvae.engine._loop import evaluation_draws
 from skvae.engine._moments import residual_moments
 from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, TrainingResult
 from skvae.engine._rows import Rows
-from skvae.engine._stacked import can_stack
 from skvae.engine._step import TrainingStep
 from skvae.engine._train import Trainer, bounds_of_rows

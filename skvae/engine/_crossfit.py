@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from skvae._core._random import Streams
+from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainingResult
 from skvae.engine._rows import Rows
-from skvae.engine._stacked import StackedAutoencoders
+from skvae.engine._step import TrainingStep
 from skvae.models import Autoencoder
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -61,7 +62,7 @@ class CrossFit(TrainingLoop):
         first = next(models[0].parameters())
         device, dtype = first.device, first.dtype
         n_rows, n_models = len(folds), len(models)
-        self._model = models[0]
+        self._model, self._bound = models[0], bound
         self._departures, self.n_departures = departures, len(departures)
         members = [np.arange(n_rows)] + [np.flatnonzero(folds != i) for i in range(n_models - 1)]
         self._members = [torch.from_numpy(rows) for rows in members]
@@ -83,105 +84,94 @@ class CrossFit(TrainingLoop):
             self.n_cooldown_epochs * self._n_steps,
             device,
         )
-        precision = [[plan.prior_precision / len(rows)] for rows in self._members]
-        self._stack = StackedAutoencoders(
+        self._step = TrainingStep(
             models,
             bound,
             solver,
             self.learning_rate,
-            torch.tensor(precision, dtype=dtype, device=device),
+            prior_precision=[plan.prior_precision / len(rows) for rows in self._members],
         )
-        self.clock = self._stack.clock
+        self.clock = self._step.clock
         self._plan = plan
-        x = [rows.slice(0, n_rows) for rows in data]
-        features = [
-            m.observation_head.features(part, None) for m, part in zip(models, x, strict=True)
-        ]
-        self._x = torch.stack(x)
-        # Most heads read the rows themselves: one copy serves both.
-        self._same = all(a is b for a, b in zip(x, features, strict=True))
-        self._features = self._x if self._same else torch.stack(features)
-        self._n_draws = bound.n_draws
-        (self._n_latent,) = models[0].latent_shape
+        self._x = torch.stack([rows.slice(0, n_rows) for rows in data])
+        self._chunk = self._chunk_for(models, bound.n_draws, size, self._n_steps)
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
         # Held-out rows of each fold, filled up to the same number with rows that do not count.
         outside = [np.flatnonzero(folds == i) for i in range(n_models - 1)]
         width = max(len(rows) for rows in outside)
         index = torch.from_numpy(np.stack([np.resize(rows, width) for rows in outside])).to(device)
-        self._counts = torch.tensor(
-            np.stack([np.arange(width) < len(rows) for rows in outside]), device=device
-        )
-        self._held_out_x = self._pick(self._x[1:], index)
-        self._held_out_features = self._pick(self._features[1:], index)
-        shape = (n_models - 1, evaluation_draws(n_rows) * width, self._n_latent)
-        self._held_out_noise = torch.empty(shape, dtype=dtype, device=device).normal_(
-            generator=streams.generator("validation", device)
+        counts = np.stack([np.arange(width) < len(rows) for rows in outside])
+        self._counts = torch.tensor(counts, device=device)
+        self._judges = bound.gradient_step(self._step.flat.stack.some(slice(1, None)))
+        self._held_out_rows = self._chunk_for(models[1:], evaluation_draws(n_rows), width)
+        for own, x, rows in zip(self._held_out_rows.x, self._x[1:], index, strict=True):
+            own[0] = x[rows]
+        self._held_out_rows.prepare(1, streams.generator("validation", device))
+
+    def _chunk_for(
+        self, models: Sequence[Autoencoder], n_draws: int, n_rows: int, n_steps: int = 1
+    ) -> Chunk:
+        """Memory for the rows of some steps, or of one that is not trained on."""
+        return Chunk(
+            models,
+            self._x.shape[2],
+            n_draws=n_draws,
+            n_steps=n_steps,
+            n_rows=n_rows,
+            with_features=self._step.gradient.needs_features,
         )
 
     def train(self, observer: Observer | None = None) -> TrainingResult:
-        """Train, and leave in the first model the state that is kept."""
+        """Train the models in place; the first is then in the state that is kept."""
         with torch.no_grad():
-            result = self._loop(self._plan, observer)
-        self.write()
-        return result
-
-    def write(self) -> None:
-        """Copy the present weights to the model on all rows."""
-        self._stack.write_to(0, self._model)
-
-    @staticmethod
-    def _pick(values: Tensor, index: Tensor) -> Tensor:
-        """Rows `index` (n_models, m) of `values` (n_models, n_rows, ...)."""
-        return torch.stack([v[i] for v, i in zip(values, index, strict=True)])
+            return self._loop(self._plan, observer)
 
     def _epoch(self) -> float:
-        size, n_steps, device = self._n_rows_at_once, self._n_steps, self._x.device
-        index = [
-            members[torch.randperm(len(members), generator=self._rows_generator)][slots]
-            for members, slots in zip(self._members, self._slots, strict=True)
-        ]
-        # Gathered for the whole epoch at once: these rows are few, and calls are what costs.
-        indices = torch.stack(index).flatten(1).to(device)
-        x = self._pick(self._x, indices).unflatten(1, (n_steps, size))
-        features = x
-        if not self._same:
-            features = self._pick(self._features, indices).unflatten(1, (n_steps, size))
-        weights = self._weights
-        n_models = len(self._x)
-        noise = x.new_empty(n_steps, n_models, self._n_draws * size, self._n_latent)
-        noise.normal_(generator=self._noise_generator)
-        bounds = [
-            self._stack.step(x[:, i], features[:, i], noise[i], weights[:, i])[0]
-            for i in range(n_steps)
-        ]
-        total = (weights[0] * torch.stack(bounds)).sum(dtype=torch.float64)
-        finite = all(
-            bool(torch.isfinite(t).all()) for t in self._tensors()[: self._n_weight_tensors]
-        )
+        chunk, device = self._chunk, self._x.device
+        order = torch.stack(
+            [
+                members[torch.randperm(len(members), generator=self._rows_generator)][slots]
+                for members, slots in zip(self._members, self._slots, strict=True)
+            ]
+        ).to(device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for start in range(0, self._n_steps, chunk.n_steps):
+            index = order[:, start : start + chunk.n_steps]
+            n_steps = index.shape[1]
+            for own, x, rows in zip(chunk.x, self._x, index, strict=True):
+                own[:n_steps] = x[rows]
+            chunk.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
+            chunk.prepare(n_steps, self._noise_generator)
+            for inputs in chunk.steps[:n_steps]:
+                self._step(inputs)
+            total += chunk.total(n_steps)[0]
+        finite = all(bool(torch.isfinite(t).all()) for t in self._step.weights())
         return float(total) / len(self._members[0]) if finite else math.nan
 
     def _held_out(self) -> Tensor:
-        bounds = self._stack.bounds(
-            self._held_out_x, self._held_out_features, self._held_out_noise, slice(1, None)
-        )
+        bounds = self._judges.bounds(self._held_out_rows.steps[0])
         return bounds[self._counts].double()
 
     def _depart(self, place: int) -> None:
-        self._stack.read_from(self._departures[place])
+        values = self._step.flat.stack.values
+        for i, model in enumerate(self._departures[place]):
+            for name, parameter in model.named_parameters():
+                values[name][i].copy_(parameter.detach())
 
     def _training_bound(self) -> float:
-        noise = self._x.new_empty(1, self._x.shape[1], self._n_latent)
-        noise.normal_(generator=self._noise_generator)
-        bounds = self._stack.bounds(self._x[:1], self._features[:1], noise, slice(0, 1))
-        return float(bounds.mean())
+        stack = self._step.flat.stack.some(slice(0, 1))
+        chunk = self._chunk_for([self._model], 1, self._x.shape[1])
+        chunk.x[0, 0] = self._x[0]
+        chunk.prepare(1, self._noise_generator)
+        return float(self._bound.gradient_step(stack).bounds(chunk.steps[0]).mean())
 
     def _tensors(self) -> list[Tensor]:
-        return self._stack.tensors()
+        return self._step.state()
 
     @property
     def _n_weight_tensors(self) -> int:
-        return len(self._stack.groups)
+        return len(self._step.flat.groups)
 
 
 def deal_folds(n_rows: int, n_folds: int, generator: torch.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rows where they lie: gathered in chunks, standardised in float64, handed out in batches.
+"""Rows where they lie: gathered some at a time, standardised in float64, written where wanted.
 
 No standardised copy of X is made. A batch always has the same number of rows, so that a step has
 a fixed shape; what the last one lacks is filled with rows of weight 0.
@@ -13,9 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch
-
-CHUNK_BYTES = 8 * 2**20  # of gathered rows in float64; a chunk stays in the last-level cache
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
 
@@ -52,6 +49,11 @@ class Rows:
         self._dtype = dtype
         self._device = device
 
+    @property
+    def n_columns(self) -> int:
+        """Columns of X."""
+        return self._X.shape[1]
+
     def __len__(self) -> int:
         return len(self._X) if self._index is None else len(self._index)
 
@@ -75,26 +77,36 @@ class Rows:
         """Rows `start` to `stop` of this set, standardised, on the device."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One pass over the rows in random order, in batches of `batch_size` rows exactly."""
-        n_rows = len(self)
+    def fill(self, x: Tensor, weight: Tensor, generator: torch.Generator) -> Iterator[int]:
+        """One pass over the rows in random order, as many batches at a time as there is room for.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_batches, batch_size, n_columns)
+            Where the rows of some batches go, each time it is asked for more.
+        weight : Tensor of shape (n_batches, batch_size)
+            Where 1 goes for a row, and 0 for what fills up the last batch.
+        generator : torch.Generator
+
+        Yields
+        ------
+        n_filled : int
+            How many batches were filled.
+        """
+        n_rows, (n_batches, batch_size) = len(self), weight.shape
         order = torch.randperm(n_rows, generator=generator).numpy()
-        n_batches = -(-n_rows // batch_size)
-        n_columns = max(1, self._X.shape[1])
-        per_chunk = max(1, CHUNK_BYTES // (8 * n_columns * batch_size))
-        full = torch.ones(batch_size, dtype=self._dtype, device=self._device)
-        for start in range(0, n_batches, per_chunk):
-            positions = order[start * batch_size : (start + per_chunk) * batch_size]
-            n_padding = -len(positions) % batch_size
+        flat_x, flat_weight = x.view(-1, x.shape[-1]), weight.view(-1)
+        for start in range(0, n_rows, n_batches * batch_size):
+            positions = order[start : start + n_batches * batch_size]
+            n_filled = -(-len(positions) // batch_size)
+            n_padding = n_filled * batch_size - len(positions)
             if n_padding:
                 positions = np.concatenate([positions, np.resize(order, n_padding)])
-            parts = self.gather(positions).split(batch_size)
-            for i, x in enumerate(parts):
-                weight = full
-                if n_padding and i == len(parts) - 1:
-                    weight = full.clone()
-                    weight[batch_size - n_padding :] = 0.0
-                yield Batch(x, weight=weight)
+            flat_x[: len(positions)] = self.gather(positions)
+            part = flat_weight[: len(positions)]
+            part.fill_(1.0)
+            part[len(positions) - n_padding :] = 0.0
+            yield n_filled
 
 
 def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:

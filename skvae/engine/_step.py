@@ -1,4 +1,4 @@
-"""One training step: a fixed-shape function of tensors.
+"""One training step of models side by side: a fixed-shape function of tensors.
 
 It may not bring a value to the host (``.item()``, ``float(t)``, ``if t``), use shapes that depend
 on data, keep something that changes between steps as a Python number, or allocate state after it
@@ -7,12 +7,12 @@ was built. The meta-device tests hold every combination of ingredients to that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, Clock
+from skvae._core._batch import Clock, StepInputs
 from skvae._core._flat import FlatParameters
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
@@ -20,74 +20,74 @@ from skvae.solvers._base import LearningRate, Solver
 
 
 class TrainingStep:
-    """Gradient of the bound by automatic differentiation, and the solver's update.
+    """Gradient of the mean bound of each model, and the solver's update.
 
     Parameters
     ----------
-    model : LatentVariableModel
+    models : sequence of LatentVariableModel
+        Of one architecture; they do not know each other.
     bound : Bound
     solver : Solver
     learning_rate : LearningRate
-    prior_precision : float
-        Precision of the normal prior on the weight matrices, divided by the number of rows.
+    prior_precision : sequence of float or None
+        For each model, the precision of the normal prior on its weight matrices, divided by the
+        number of its rows. None means no prior.
 
     Attributes
     ----------
     flat : FlatParameters
+    gradient : GradientStep
     clock : Clock
-    tally : Tensor of shape (2,), float64
-        Sum of the bounds of the rows seen since it was last zeroed, and their number.
     """
 
     def __init__(
         self,
-        model: LatentVariableModel,
+        models: Sequence[LatentVariableModel],
         bound: Bound,
         solver: Solver,
         learning_rate: LearningRate,
         *,
-        prior_precision: float = 0.0,
+        prior_precision: Sequence[float] | None = None,
     ) -> None:
-        self.model = model
-        self.bound = bound
-        self.flat = FlatParameters(model)
-        self.rules = [
-            (part, factor, solver.build(self.flat.data[part], self.flat.is_weight[part]))
-            for part, factor in self.flat.groups
-        ]
+        self.flat = FlatParameters(models)
+        self.gradient = bound.gradient_step(self.flat.stack)
+        groups = self.flat.groups
+        self.rules = [solver.build(group.data, group.is_weight) for group in groups]
         self.clip_norm = solver.clip_norm
         self.learning_rate = learning_rate
-        self.prior_precision = prior_precision
-        device = self.flat.data.device
-        self.clock = Clock.start(device)
-        self.tally = torch.zeros(2, dtype=torch.float64, device=device)
+        self._pull: list[Tensor] = []
+        if prior_precision is not None and any(prior_precision):
+            precision = groups[0].data.new_tensor(prior_precision).unsqueeze(1)
+            self._pull = [precision * group.is_weight for group in groups]
+        self.clock = Clock.start(groups[0].data.device)
 
-    def __call__(self, batch: Batch, noise: Mapping[str, Tensor]) -> None:
+    def __call__(self, inputs: StepInputs) -> None:
         """Take one step."""
-        weight = batch.weight
-        assert weight is not None
-        flat = self.flat
-        flat.grad.zero_()
-        bounds = self.bound(self.model, batch, noise, self.clock)
-        total = (weight * bounds).sum()
-        # The one place where a bound becomes a loss.
-        (-total).backward()
-        with torch.no_grad():
-            n_rows = weight.sum()
-            self.tally[0] += total.detach().double()
-            self.tally[1] += n_rows.double()
-            gradient = flat.grad.div_(n_rows)
-            if self.prior_precision:
-                gradient.add_(self.prior_precision * flat.is_weight * flat.data)
-            if self.clip_norm is not None:
-                norm = torch.linalg.vector_norm(gradient)
-                gradient.mul_((self.clip_norm / (norm + 1e-12)).clamp(max=1.0))
-            rate = self.learning_rate(self.clock)
-            for part, factor, rule in self.rules:
-                rule.update_(flat.data[part], gradient[part], factor * rate, self.clock.step)
-            self.clock.tick()
+        self.gradient(inputs, self.clock)
+        groups = self.flat.groups
+        for group, pull in zip(groups, self._pull, strict=False):
+            group.grad.addcmul_(pull, group.data)
+        if self.clip_norm is not None:
+            self._clip(self.clip_norm)
+        rate = self.learning_rate(self.clock)
+        for group, rule in zip(groups, self.rules, strict=True):
+            own = rate if group.factor == 1.0 else group.factor * rate
+            rule.update_(group.data, group.grad, own, self.clock.step)
+        self.clock.tick()
+
+    def _clip(self, largest: float) -> None:
+        """Shorten the gradient of each model to a norm of at most `largest`."""
+        groups = self.flat.groups
+        norms = [torch.linalg.vector_norm(g.grad, dim=1, keepdim=True) for g in groups]
+        norm = torch.linalg.vector_norm(torch.cat(norms, dim=1), dim=1, keepdim=True)
+        shortened = (largest / (norm + 1e-12)).clamp(max=1.0)
+        for group in groups:
+            group.grad.mul_(shortened)
+
+    def weights(self) -> list[Tensor]:
+        """All weights of all models."""
+        return [group.data for group in self.flat.groups]
 
     def state(self) -> list[Tensor]:
-        """Everything that training carries from step to step, as tensors."""
-        rules = [tensor for _, _, rule in self.rules for tensor in rule.state]
-        return [self.flat.data, *rules, *self.clock]
+        """Everything that training carries from step to step, the weights first."""
+        return [*self.weights(), *(t for rule in self.rules for t in rule.state), *self.clock]

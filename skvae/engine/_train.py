@@ -1,4 +1,4 @@
-"""The loop for any model: noise as the model declares it, steps by automatic differentiation."""
+"""The loop for one model, with held-out rows or without."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skvae._core._batch import Batch, draw_noise
 from skvae._core._random import Streams
+from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._rows import Rows
@@ -59,11 +60,11 @@ class Trainer(TrainingLoop):
             device,
         )
         self.step = TrainingStep(
-            model,
+            [model],
             bound,
             solver,
             self.learning_rate,
-            prior_precision=plan.prior_precision / n_rows,
+            prior_precision=[plan.prior_precision / n_rows],
         )
         self.model = model
         self.bound = bound
@@ -108,13 +109,21 @@ class Trainer(TrainingLoop):
             If interrupted before the first epoch was finished.
         """
         self._rows, self._validation, self._batch_size = rows, validation, plan.batch_size
+        self._chunk = Chunk(
+            [self.model],
+            rows.n_columns,
+            n_draws=self.bound.n_draws,
+            n_steps=plan.steps_per_epoch(len(rows)),
+            n_rows=plan.batch_size,
+            with_features=self.step.gradient.needs_features,
+        )
         self._departures, self.n_departures = departures, len(departures)
         return self._loop(plan, observer)
 
     def state(self) -> TrainerState:
         """What another trainer of the same model needs in order to go on."""
         return TrainerState(
-            [t.detach().cpu().clone() for t in self.step.state()[1:]],
+            [t.cpu().clone() for t in self.step.state()[self._n_weight_tensors :]],
             float(self.learning_rate.plateau) / self._rate,
             self._rows_generator.get_state(),
             self._noise_generator.get_state(),
@@ -123,7 +132,8 @@ class Trainer(TrainingLoop):
 
     def resume(self, state: TrainerState) -> None:
         """Go on from the state of another trainer of the same model."""
-        for target, value in zip(self.step.state()[1:], state.tensors, strict=True):
+        carried = self.step.state()[self._n_weight_tensors :]
+        for target, value in zip(carried, state.tensors, strict=True):
             target.copy_(value)
         self.learning_rate.plateau.fill_(self._rate * state.rate_factor)
         self._rows_generator.set_state(state.rows)
@@ -150,23 +160,21 @@ class Trainer(TrainingLoop):
     def _tensors(self) -> list[Tensor]:
         return self.step.state()
 
+    @property
+    def _n_weight_tensors(self) -> int:
+        return len(self.step.flat.groups)
+
     def _epoch(self) -> float:
         assert self._rows is not None
-        flat = self.step.flat
-        self.step.tally.zero_()
-        specs = self.model.noise_spec(self.bound.n_draws)
-        for batch in self._rows.batches(self._batch_size, self._rows_generator):
-            noise = draw_noise(
-                specs,
-                self._batch_size,
-                generator=self._noise_generator,
-                dtype=flat.data.dtype,
-                device=flat.data.device,
-            )
-            self.step(batch, noise)
+        chunk, total = self._chunk, 0.0
+        for n_steps in self._rows.fill(chunk.x[0], chunk.weight[0], self._rows_generator):
+            chunk.prepare(n_steps, self._noise_generator)
+            for inputs in chunk.steps[:n_steps]:
+                self.step(inputs)
+            total = total + chunk.total(n_steps)
         # The only values that reach the host: one tally and one flag for each epoch.
-        total, n_rows = self.step.tally.tolist()
-        return total / n_rows if bool(torch.isfinite(flat.data).all()) else math.nan
+        finite = all(bool(torch.isfinite(t).all()) for t in self.step.weights())
+        return float(total) / len(self._rows) if finite else math.nan
 
 
 @torch.no_grad()

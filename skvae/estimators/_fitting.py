@@ -32,7 +32,6 @@ from skvae.engine import (
     TrainerState,
     TrainingResult,
     bounds_of_rows,
-    can_stack,
     deal_folds,
     evaluation_draws,
     residual_moments,
@@ -303,7 +302,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             and setup.n_epochs == 0
             and FEWEST_ROWS <= len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
-            and can_stack(setup.model, setup.components["objective_"].build(1))
+            and setup.components["objective_"].build(1).is_hand_derived(setup.model)
         )
 
     def _cross_fit(
@@ -339,9 +338,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         )
 
         def attributes_now() -> dict[str, Any]:
-            program.write()
-            fitted = self._fitted_attributes(setup, copy.deepcopy(setup.model), rows)
-            return fitted | {"n_iter_": program.n_epochs}
+            own = own_storage(copy.deepcopy(setup.model))
+            return self._fitted_attributes(setup, own, rows) | {"n_iter_": program.n_epochs}
 
         progress.attributes = attributes_now
         with self._explaining_divergence():
@@ -349,7 +347,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         progress.training_ends(result.status)
         if result.kept_start:
             self._start(setup, _rows_for(setup.model, rows))
-        fitted = self._fitted_attributes(setup, setup.model, rows)
+        fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         return result, None, fitted | {"n_iter_": program.n_epochs}
 
     @contextmanager

@@ -14,7 +14,7 @@ from skvae.estimators._base import LatentVariableEstimator
 from skvae.likelihoods import Likelihood
 from skvae.models import LatentVariableModel, build_autoencoder
 from skvae.networks import MLP, Network
-from skvae.networks._mlp import ACTIVATIONS
+from skvae.networks._activations import ACTIVATIONS
 from skvae.objectives import Objective
 from skvae.posteriors import Posterior
 from skvae.priors import Prior

@@ -134,7 +134,7 @@ class ObservationHead(nn.Module, ABC):
         Names of buffers that stay in float64 whatever the dtype of the module: float32 has no
         digits left for a location of 1e8 and a scale of 1.
     hand_derived : bool
-        Whether ``backward_`` is offered.
+        Whether ``derived`` is offered.
     n_noise_directions : int
         By how many the factors of the linear start stay below the columns, so that the noise is
         identified: 1, or 0 where the noise is given.
@@ -214,32 +214,19 @@ class ObservationHead(nn.Module, ABC):
             In the units of the head.
         """
 
-    def backward_(
-        self,
-        outputs: Tensor,
-        x: Tensor,
-        coefficient: Tensor | None,
-        values: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-density of rows and its gradient, for several models at once, by hand.
+    def derived(
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> DerivedObservation:
+        """The same density with its gradient derived by hand, for several models side by side.
+
+        Called only if `hand_derived`.
 
         Parameters
         ----------
-        outputs : Tensor of shape (n_models, n_rows, n_outputs)
-        x : Tensor of shape (n_models, n_rows, n_columns)
-            In the units of the head.
-        coefficient : Tensor of shape (n_models, n_rows, 1) or None
-            Factor of each row's gradient; None if no gradient is wanted.
-        values, gradients : mapping of str to Tensor of shape (n_models, 1, ...)
-            Parameters and buffers of the heads, and where the gradients of the parameters go.
-
-        Returns
-        -------
-        log_prob : Tensor of shape (n_models, n_rows)
-            In nats of the user's rows.
-        gradient : Tensor of shape (n_models, n_rows, n_outputs) or None
-            Of ``(coefficient * log_prob).sum()`` in the outputs.
+        values : mapping of str to Tensor of shape (n_models, 1, ...)
+            Parameters and buffers of the heads.
+        gradients : mapping of str to Tensor of shape (n_models, 1, ...)
+            Where the gradients of the parameters go.
         """
         raise NotImplementedError  # abstract where `hand_derived` is True
 
@@ -258,6 +245,35 @@ class ObservationHead(nn.Module, ABC):
     def noise_variance(self, params: Any) -> Tensor | None:
         """Variance of the observation noise in the user's units squared; None if it has none."""
         return None
+
+
+class DerivedObservation(ABC):
+    """Density of rows under several models side by side, with a gradient derived by hand.
+
+    Of all shapes the first axis is that of the models.
+    """
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Log-density of the observed entries of rows, (n_models, n_rows), in nats.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (n_models, n_rows, n_outputs)
+            Of the decoder; may be overwritten.
+        x, mask : Tensor of shape (n_models, n_rows, n_columns)
+            Rows in the units of the head, finite even where `mask` is 0.
+        """
+
+    @abstractmethod
+    def backward(self, coefficient: Tensor) -> Tensor:
+        """Set the gradients of the parameters, and return that in the outputs.
+
+        Parameters
+        ----------
+        coefficient : Tensor of shape (n_models, n_rows, 1)
+            The gradient is that of ``(coefficient * log_prob).sum()`` for the last rows.
+        """
 
 
 class Observation(NamedTuple):

@@ -16,7 +16,7 @@ from skvae._core._batch import NoiseSpec
 from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
 
 # Least share of a column's variance that its own noise keeps in the linear start: the logit of a
 # column explained to more than this would have to be larger than first order can say.
@@ -123,6 +123,8 @@ class BernoulliParams(NamedTuple):
 class BernoulliHead(ObservationHead):
     """Bernoulli probability of zeros and ones."""
 
+    hand_derived = True
+
     def __init__(
         self, summary: ColumnSummary, *, threshold: float | None, dynamic: bool, dtype: torch.dtype
     ) -> None:
@@ -131,7 +133,6 @@ class BernoulliHead(ObservationHead):
         self.n_location_outputs = self.n_features = self.n_columns
         self.threshold = threshold
         self.dynamic = dynamic
-        self.hand_derived = not dynamic
         # Half a one and half a zero are added (Jeffreys' prior): a pixel that was never on in
         # training must not give a test row with that pixel on a likelihood of zero.
         frequency = (summary.n_rows * summary.mean + 0.5) / (summary.n_rows + 1.0)
@@ -204,18 +205,10 @@ class BernoulliHead(ObservationHead):
             params.logits, x.expand_as(params.logits), reduction="none"
         )
 
-    def backward_(
-        self,
-        outputs: Tensor,
-        x: Tensor,
-        coefficient: Tensor | None,
-        values: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        log_prob = (x * outputs - functional.softplus(outputs)).sum(-1)
-        if coefficient is None:
-            return log_prob, None
-        return log_prob, coefficient * (x - torch.sigmoid(outputs))
+    def derived(
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> DerivedBernoulli:
+        return DerivedBernoulli()
 
     def sample(self, params: BernoulliParams, generator: torch.Generator) -> Tensor:
         uniform = torch.empty_like(params.logits).uniform_(generator=generator)
@@ -226,3 +219,19 @@ class BernoulliHead(ObservationHead):
 
     def from_expectation(self, expectation: Tensor) -> Tensor:
         return expectation
+
+
+class DerivedBernoulli(DerivedObservation):
+    """Bernoulli probabilities of several models."""
+
+    def log_prob(self, outputs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        columns = torch.mul(x, outputs).sub_(functional.softplus(outputs))
+        if mask is not None:
+            columns.mul_(mask)
+        self._now = outputs, x, mask
+        return columns.sum(-1)
+
+    def backward(self, coefficient: Tensor) -> Tensor:
+        outputs, x, mask = self._now
+        gradient = torch.sub(x, outputs.sigmoid_(), out=outputs).mul_(coefficient)
+        return gradient if mask is None else gradient.mul_(mask)

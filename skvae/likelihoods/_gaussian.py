@@ -21,7 +21,7 @@ from skvae._core._factor_analysis import (
 from skvae._core._normal import LOG_2PI, normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
 
 # Smallest noise variance, relative to the variance of the column. Maximum likelihood reaches 7e-7
 # on real tables, and a floor that binds costs whole nats, so it lies below and only guards 1/0.
@@ -237,44 +237,10 @@ class GaussianHead(ObservationHead):
         log_jacobian = torch.log(self.scale).to(x.dtype)
         return normal_log_prob(x, params.mean, params.log_scale) - log_jacobian
 
-    def backward_(
-        self,
-        outputs: Tensor,
-        x: Tensor,
-        coefficient: Tensor | None,
-        values: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        mean, change = outputs[..., : self.n_columns], outputs[..., self.n_columns :]
-        log_variance = values["log_variance"]
-        if self.predicted:
-            log_variance = log_variance + change
-        floor = log_variance.new_full((), math.log(NOISE_FLOOR))
-        learned = 0.5 * values["learned"]
-        log_scale = learned * torch.logaddexp(log_variance, floor)
-        if self.fixed:
-            log_scale = 0.5 * log_variance
-        residual = x - mean
-        scaled = residual * torch.exp(-2.0 * log_scale)
-        square = residual * scaled
-        # The scale itself may be beyond float32; its logarithm is not.
-        log_jacobian = torch.log(values["scale"]).sum(-1).to(x.dtype)
-        constant = 0.5 * LOG_2PI * self.n_columns + log_jacobian
-        log_prob = -0.5 * square.sum(-1) - log_scale.expand_as(square).sum(-1) - constant
-        if coefficient is None:
-            return log_prob, None
-        gradient = coefficient * scaled
-        if not self.fixed:
-            slope = learned * torch.sigmoid(log_variance - floor)
-            in_variance = coefficient * (square - 1.0) * slope
-            if self.predicted:
-                gradient = torch.cat([gradient, in_variance], dim=-1)
-            else:
-                total = in_variance.sum(1, keepdim=True)
-                if self.common:
-                    total = total.sum(-1, keepdim=True)
-                gradients["log_variance"].copy_(total)
-        return log_prob, gradient
+    def derived(
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> DerivedGaussian:
+        return DerivedGaussian(self, values, gradients)
 
     def sample(self, params: GaussianParams, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(params.mean).normal_(generator=generator)
@@ -289,3 +255,73 @@ class GaussianHead(ObservationHead):
     def noise_variance(self, params: GaussianParams) -> Tensor:
         # In float64: the square of a scale of 1e20 is infinite in float32.
         return torch.exp(2.0 * params.log_scale.to(self.scale.dtype)) * self.scale.square()
+
+
+class DerivedGaussian(DerivedObservation):
+    """Normal densities of several models."""
+
+    def __init__(
+        self,
+        head: GaussianHead,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> None:
+        self.fixed, self.predicted, self.common = head.fixed, head.predicted, head.common
+        self.n_columns = head.n_columns
+        self.log_variance = values["log_variance"]
+        self.half_learned = 0.5 * values["learned"]
+        self.floor = self.log_variance.new_full((), math.log(NOISE_FLOOR))
+        self.gradient = gradients.get("log_variance")
+        # The scale itself may be beyond float32; its logarithm is not.
+        log_jacobian = torch.log(values["scale"]).to(self.log_variance.dtype)
+        self.constants = log_jacobian + 0.5 * LOG_2PI
+        if self.fixed:
+            self._set_scale(self.log_variance)
+
+    def _set_scale(self, log_variance: Tensor) -> None:
+        """Precision of the columns, and minus their log-density where there is no residual."""
+        if self.fixed:
+            log_scale = 0.5 * log_variance
+        else:
+            log_scale = self.half_learned * torch.logaddexp(log_variance, self.floor)
+        self.precision = torch.exp(-2.0 * log_scale)
+        self.offsets = log_scale + self.constants
+        self.offset = self.offsets.sum(-1)
+
+    def log_prob(self, outputs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        mean = outputs
+        if self.predicted:
+            mean, change = outputs[..., : self.n_columns], outputs[..., self.n_columns :]
+            self._set_scale(self.log_variance + change)
+        elif not self.fixed:
+            self._set_scale(self.log_variance)
+        residual = torch.sub(x, mean, out=mean)
+        if mask is not None:
+            residual.mul_(mask)
+        scaled = residual * self.precision
+        square = residual.mul_(scaled)
+        self._now = outputs, square, scaled, mask
+        offset = self.offset if mask is None else (mask * self.offsets).sum(-1)
+        return torch.add(offset, square.sum(-1), alpha=0.5).neg_()
+
+    def backward(self, coefficient: Tensor) -> Tensor:
+        outputs, square, scaled, mask = self._now
+        if self.fixed:
+            return scaled.mul_(coefficient)
+        log_variance = self.log_variance
+        if self.predicted:
+            # The second half of the outputs is what the variance was changed by.
+            change = outputs[..., self.n_columns :]
+            slope = self.half_learned * torch.sigmoid(log_variance + change - self.floor)
+            torch.mul(square.sub_(1.0 if mask is None else mask), slope, out=change)
+            outputs[..., : self.n_columns] = scaled
+            return outputs.mul_(coefficient)
+        total = torch.bmm(coefficient.mT, square)
+        if mask is None:
+            total.sub_(coefficient.sum(1, keepdim=True))
+        else:
+            total.sub_(torch.bmm(coefficient.mT, mask))
+        total.mul_(self.half_learned * torch.sigmoid(log_variance - self.floor))
+        assert self.gradient is not None
+        self.gradient.copy_(total.sum(-1, keepdim=True) if self.common else total)
+        return scaled.mul_(coefficient)

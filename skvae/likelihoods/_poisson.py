@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
 
 # exp(30) ~ 1e13 counts: above it a rate is a symptom, and exp() would overflow float32 at 89.
 MAX_LOG_RATE = 30.0
@@ -117,20 +117,10 @@ class PoissonHead(ObservationHead):
     def log_prob_columns(self, params: PoissonParams, x: Tensor) -> Tensor:
         return x * params.log_rate - torch.exp(params.log_rate) - torch.lgamma(x + 1.0)
 
-    def backward_(
-        self,
-        outputs: Tensor,
-        x: Tensor,
-        coefficient: Tensor | None,
-        values: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        log_rate = outputs.clamp(max=MAX_LOG_RATE)
-        rate = torch.exp(log_rate)
-        log_prob = (x * log_rate - rate - torch.lgamma(x + 1.0)).sum(-1)
-        if coefficient is None:
-            return log_prob, None
-        return log_prob, coefficient * (x - rate) * (outputs <= MAX_LOG_RATE)
+    def derived(
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> DerivedPoisson:
+        return DerivedPoisson()
 
     def sample(self, params: PoissonParams, generator: torch.Generator) -> Tensor:
         return torch.poisson(torch.exp(params.log_rate), generator=generator)
@@ -140,3 +130,22 @@ class PoissonHead(ObservationHead):
 
     def from_expectation(self, expectation: Tensor) -> Tensor:
         return expectation
+
+
+class DerivedPoisson(DerivedObservation):
+    """Poisson probabilities of several models."""
+
+    def log_prob(self, outputs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        log_rate = outputs.clamp(max=MAX_LOG_RATE)
+        rate = torch.exp(log_rate)
+        columns = log_rate.mul_(x).sub_(rate).sub_(torch.lgamma(x + 1.0))
+        if mask is not None:
+            columns.mul_(mask)
+        self._now = outputs, x, mask, rate
+        return columns.sum(-1)
+
+    def backward(self, coefficient: Tensor) -> Tensor:
+        outputs, x, mask, rate = self._now
+        gradient = torch.sub(x, rate, out=rate).mul_(coefficient)
+        gradient.masked_fill_(outputs > MAX_LOG_RATE, 0.0)
+        return gradient if mask is None else gradient.mul_(mask)

@@ -2,3 +2,4 @@
 
 from skvae.models._autoencoder import Autoencoder, build_autoencoder, start_linear_
 from skvae.models._base import Generative, LatentVariableModel
+from skvae.models._derived import DerivedAutoencoder, can_derive, is_derivative

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class NetworkHead(nn.Module, ABC):
     is_linear : bool
         Whether its outputs can be nothing but linear in its inputs.
     hand_derived : bool
-        Whether the engine may take its gradient without automatic differentiation.
+        Whether ``derived`` is offered.
     """
 
     has_linear_path: bool = False
@@ -79,3 +80,38 @@ class NetworkHead(nn.Module, ABC):
         Called only if `has_linear_path`.
         """
         raise NotImplementedError  # abstract where `has_linear_path` is True
+
+    def derived(
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> DerivedNetwork:
+        """The same network with its gradient derived by hand, for several models side by side.
+
+        Called only if `hand_derived`.
+
+        Parameters
+        ----------
+        values, gradients : mapping of str to Tensor of shape (n_models, ...)
+            Parameters of all models by their name in this module, and where gradients go.
+        """
+        raise NotImplementedError  # abstract where `hand_derived` is True
+
+
+class DerivedNetwork(ABC):
+    """Networks of several models side by side, with a gradient derived by hand.
+
+    Of all shapes the first axis is that of the models.
+    """
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs (n_models, n_rows, n_outputs), in memory that the next call overwrites."""
+
+    @abstractmethod
+    def backward(self, gradient: Tensor, *, need_inputs: bool) -> Tensor | None:
+        """Set the gradients of the parameters for the last inputs, from that of the outputs.
+
+        Returns
+        -------
+        gradient : Tensor of shape (n_models, n_rows, n_inputs) or None
+            That of the inputs, if it is needed.
+        """

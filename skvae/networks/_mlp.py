@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,27 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skvae._core._sklearn import Interval, StrOptions
-from skvae.networks._base import Network, NetworkHead
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": functional.elu,
-    "gelu": functional.gelu,
-    "logistic": torch.sigmoid,
-    "relu": torch.relu,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-    "tanh": torch.tanh,
-}
-
-# Derivatives of activations, as functions of what the activation returned.
-DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": lambda h: h.clamp(max=0.0) + 1.0,
-    "logistic": lambda h: h * (1.0 - h),
-    "relu": torch.sign,
-    # torch's softplus is the identity above 20.
-    "softplus": lambda h: torch.where(h > 20.0, torch.ones_like(h), -torch.expm1(-h)),
-    "tanh": lambda h: 1.0 - h * h,
-}
+from skvae.networks._activations import ACTIVATIONS
+from skvae.networks._base import DerivedNetwork, Network, NetworkHead
 
 # Variance of the weights times the fan-in, so that activity neither dies nor explodes with depth
 # (He et al., 2015); 1 is Glorot's choice for activations that are linear around 0.
@@ -176,6 +157,8 @@ class MLPHead(NetworkHead):
     linear maps would be one too many.
     """
 
+    hand_derived = True
+
     def __init__(
         self,
         n_inputs: int,
@@ -205,7 +188,7 @@ class MLPHead(NetworkHead):
         self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        activate = ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation].forward
         hidden = inputs
         for layer in self.hidden:
             hidden = activate(layer(hidden))
@@ -231,10 +214,8 @@ class MLPHead(NetworkHead):
         with torch.no_grad():
             self.output.bias.add_(outputs.to(self.output.bias.dtype))
 
-    @property
-    def hand_derived(self) -> bool:  # type: ignore[override]
-        """Whether the derivative of the activation is known from its value."""
-        return self.activation in DERIVATIVES
+    def derived(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> DerivedMLP:
+        return DerivedMLP(self, values, gradients)
 
     @property
     def has_linear_path(self) -> bool:  # type: ignore[override]
@@ -259,3 +240,88 @@ class MLPHead(NetworkHead):
         assert self.linear_path is not None
         with torch.no_grad():
             self.linear_path.weight.zero_()
+
+
+class DerivedMLP(DerivedNetwork):
+    """Layers of several networks side by side; each product goes into memory kept for it."""
+
+    def __init__(
+        self, head: MLPHead, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> None:
+        self.activation = ACTIVATIONS[head.activation]
+        names = [f"hidden.{i}" for i in range(len(head.hidden))] + ["output"]
+        self.weights = [values[f"{name}.weight"] for name in names]
+        self.transposed = [weight.mT for weight in self.weights]
+        self.biases = [values[f"{name}.bias"].unsqueeze(1) for name in names]
+        self.gradients = [(gradients[f"{n}.weight"], gradients[f"{n}.bias"]) for n in names]
+        self.path: Tensor | None = None
+        if head.linear_path is not None:
+            self.path = values["linear_path.weight"]
+            self.path_gradient = gradients["linear_path.weight"]
+        self.memory: dict[int, _Memory] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        n_rows = inputs.shape[1]
+        memory = self.memory.get(n_rows)
+        if memory is None:
+            memory = self.memory[n_rows] = _Memory(self, inputs)
+        self.now, self.inputs = memory, inputs
+        last, into = inputs, self.activation.forward_into
+        for weight, bias, before, after in memory.hidden:
+            torch.baddbmm(bias, last, weight, out=before)
+            last = into(before, after)
+        if self.weights[-1].shape[1] == 0:  # a bias beside the linear path
+            last = last[..., :0]
+        outputs = torch.baddbmm(self.biases[-1], last, self.weights[-1], out=memory.outputs)
+        if self.path is not None:
+            memory.location.baddbmm_(inputs, self.path)
+        return outputs
+
+    def backward(self, gradient: Tensor, *, need_inputs: bool) -> Tensor | None:
+        memory, inputs = self.now, self.inputs
+        last = len(self.weights) - 1
+        own = gradient
+        for i in range(last, -1, -1):
+            weight_gradient, bias_gradient = self.gradients[i]
+            torch.sum(gradient, 1, out=bias_gradient)
+            if weight_gradient.shape[1] == 0:
+                gradient = memory.in_inputs.zero_() if need_inputs else gradient
+                break
+            layer_inputs = memory.hidden[i - 1][3] if i else inputs
+            torch.bmm(layer_inputs.mT, gradient, out=weight_gradient)
+            if i:
+                into, kept = memory.backward[i - 1]
+                torch.bmm(gradient, self.transposed[i], out=into)
+                gradient = self.activation.backward_(into, kept)
+            elif need_inputs:
+                gradient = torch.bmm(gradient, self.transposed[0], out=memory.in_inputs)
+        if self.path is None:
+            return gradient if need_inputs else None
+        n_location = self.path.shape[2]
+        location = own if n_location == own.shape[2] else own[..., :n_location]
+        torch.bmm(inputs.mT, location, out=self.path_gradient)
+        return gradient.baddbmm_(location, self.path.mT) if need_inputs else None
+
+
+class _Memory:
+    """Where a `DerivedMLP` puts what it computes for a given number of rows."""
+
+    def __init__(self, network: DerivedMLP, inputs: Tensor) -> None:
+        n_models, n_rows, n_inputs = inputs.shape
+
+        def empty(width: int) -> Tensor:
+            return inputs.new_empty(n_models, n_rows, width)
+
+        apart = network.activation.needs_inputs
+        self.hidden = []
+        self.backward = []
+        for weight, bias in zip(network.weights[:-1], network.biases[:-1], strict=True):
+            before = empty(weight.shape[2])
+            after = empty(weight.shape[2]) if apart else before
+            self.hidden.append((weight, bias, before, after))
+            self.backward.append((empty(weight.shape[2]), before if apart else after))
+        self.outputs = empty(network.weights[-1].shape[2])
+        self.location = self.outputs
+        if network.path is not None and network.path.shape[2] != self.outputs.shape[2]:
+            self.location = self.outputs[..., : network.path.shape[2]]
+        self.in_inputs = empty(n_inputs)

@@ -11,10 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, Clock
+from skvae._core._batch import Batch, Clock, StepInputs
 from skvae._core._component import Component
+from skvae._core._flat import Stack
 from skvae.models._base import LatentVariableModel
 
 
@@ -35,14 +37,10 @@ class Bound(ABC):
         Draws of z that it asks for at a training step.
     n_warmup_steps : int
         Steps after which its gradient is that of the bound itself.
-    hand_derived : bool
-        Whether it is the evidence lower bound with an analytic divergence, whose gradient the
-        engine knows; it then has ``kl_weight``.
     """
 
     n_draws: int
     n_warmup_steps: int = 0
-    hand_derived: bool = False
 
     @abstractmethod
     def __call__(
@@ -63,3 +61,57 @@ class Bound(ABC):
         clock : Clock or None
             None outside of training, where no warm-up applies.
         """
+
+    def is_hand_derived(self, model: LatentVariableModel) -> bool:
+        """Whether ``gradient_step`` does without automatic differentiation for such models."""
+        return False
+
+    def gradient_step(self, stack: Stack) -> GradientStep:
+        """What computes the gradient for models side by side; by default torch does."""
+        return AutomaticGradient(self, stack)
+
+
+class GradientStep(ABC):
+    """Bounds of rows under models side by side, and the gradient of their weighted sums.
+
+    Attributes
+    ----------
+    needs_features : bool
+        Whether rows have to come observed, with what the encoders read of them.
+    """
+
+    needs_features: bool = False
+
+    @abstractmethod
+    def __call__(self, inputs: StepInputs, clock: Clock) -> None:
+        """Set ``inputs.bounds``, and the gradients to those of ``(inputs.share * bounds).sum()``.
+
+        The gradients may be those of another estimator than the bounds' own.
+        """
+
+    @abstractmethod
+    def bounds(self, inputs: StepInputs) -> Tensor:
+        """Bounds of the rows, (n_models, n_rows), in nats, for none to learn from."""
+
+
+class AutomaticGradient(GradientStep):
+    """Gradient by automatic differentiation: of any model, and what all else is measured by."""
+
+    def __init__(self, bound: Bound, stack: Stack) -> None:
+        self._bound = bound
+        self._stack = stack
+
+    def __call__(self, inputs: StepInputs, clock: Clock) -> None:
+        for gradient in self._stack.gradients.values():
+            gradient.zero_()
+        with torch.enable_grad():
+            for i, model in enumerate(self._stack.modules):
+                bounds = self._bound(model, *inputs.of_model(i), clock)
+                torch.dot(inputs.share[i], bounds).backward()
+                inputs.bounds[i].copy_(bounds.detach())
+
+    def bounds(self, inputs: StepInputs) -> Tensor:
+        with torch.no_grad():
+            for i, model in enumerate(self._stack.modules):
+                inputs.bounds[i].copy_(self._bound(model, *inputs.of_model(i)))
+        return inputs.bounds

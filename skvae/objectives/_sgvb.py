@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, Clock
+from skvae._core._batch import Batch, Clock, StepInputs
+from skvae._core._flat import Stack
 from skvae._core._sklearn import Interval, StrOptions
+from skvae.models import DerivedAutoencoder, can_derive, is_derivative
 from skvae.models._base import LatentVariableModel
-from skvae.objectives._base import Bound, Objective
+from skvae.objectives._base import Bound, GradientStep, Objective
 
 
 class SGVB(Objective, shorthand="sgvb"):
@@ -91,7 +93,6 @@ class SGVBBound(Bound):
         self.analytic = analytic
         self.beta = beta
         self.n_warmup_steps = n_warmup_steps
-        self.hand_derived = analytic
 
     def __call__(
         self,
@@ -109,14 +110,60 @@ class SGVBBound(Bound):
         if kl is None:
             kl = (log_q - prior.log_prob(z)).mean(0)
         bound = reconstruction - kl
-        if clock is None or (self.beta == 1.0 and self.n_warmup_steps == 0):
+        if clock is None or not self.is_weighted:
             return bound
         # Value of the bound, gradient of the weighted bound.
         excess = (1.0 - self.kl_weight(clock)).to(kl.dtype) * kl
         return bound + (excess - excess.detach())
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the weight of the divergence is ever anything but 1."""
+        return not (self.beta == 1.0 and self.n_warmup_steps == 0)
+
+    def is_hand_derived(self, model: LatentVariableModel) -> bool:
+        return can_derive(model) and is_derivative(self, "gradient_step", "__call__")
+
+    def gradient_step(self, stack: Stack) -> GradientStep:
+        if self.is_hand_derived(stack.modules[0]):
+            return DerivedSGVB(self, stack)
+        return super().gradient_step(stack)
 
     def kl_weight(self, clock: Clock) -> Tensor:
         """Weight of the divergence in the gradient at this step, a tensor without axes."""
         if self.n_warmup_steps == 0:
             return torch.full_like(clock.step, self.beta)
         return self.beta * (clock.step / self.n_warmup_steps).clamp(max=1.0)
+
+
+class DerivedSGVB(GradientStep):
+    """The bound and its gradient without automatic differentiation."""
+
+    needs_features = True
+
+    def __init__(self, bound: SGVBBound, stack: Stack) -> None:
+        self._bound = bound
+        self._chain = DerivedAutoencoder(stack)
+
+    def __call__(self, inputs: StepInputs, clock: Clock) -> None:
+        self.bounds(inputs)
+        bound, share = self._bound, inputs.share
+        n_draws = bound.n_draws
+        in_likelihood = share.unsqueeze(1)
+        if n_draws > 1:
+            in_likelihood = in_likelihood.expand(-1, n_draws, -1) / n_draws
+        pull = share.neg()
+        if bound.is_weighted:
+            pull.mul_(bound.kl_weight(clock))
+        if bound.analytic:
+            self._chain.backward(in_likelihood, in_divergence=pull, in_ratio=None)
+        else:
+            in_ratio = pull.unsqueeze(1).expand(-1, n_draws, -1) / n_draws
+            self._chain.backward(in_likelihood, in_divergence=None, in_ratio=in_ratio)
+
+    def bounds(self, inputs: StepInputs) -> Tensor:
+        terms = self._chain.log_likelihood(inputs)
+        if self._bound.analytic:
+            likelihood = terms.squeeze(1) if terms.shape[1] == 1 else terms.mean(1)
+            return torch.sub(likelihood, self._chain.divergence(), out=inputs.bounds)
+        return inputs.bounds.copy_(terms.sub_(self._chain.log_ratio()).mean(1))

@@ -30,7 +30,7 @@ class PosteriorHead(nn.Module, ABC):
         encoder's linear path.
     n_location_outputs : int
     hand_derived : bool
-        Whether it is the diagonal normal, whose gradient the engine knows.
+        Whether ``derived`` is offered.
     """
 
     n_outputs: int
@@ -48,6 +48,13 @@ class PosteriorHead(nn.Module, ABC):
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         """Randomness that ``rsample`` needs."""
+
+    def derived(self) -> DerivedPosterior:
+        """The same family with its gradient derived by hand, for several models side by side.
+
+        Called only if `hand_derived`.
+        """
+        raise NotImplementedError  # abstract where `hand_derived` is True
 
 
 class PosteriorDistribution(ABC):
@@ -76,3 +83,61 @@ class PosteriorDistribution(ABC):
         """Draws and their log-densities; a family may compute both from the noise at once."""
         z = self.rsample(noise)
         return z, self.log_prob(z)
+
+
+class DerivedPosterior(ABC):
+    """q(z | x) of several models side by side, with a gradient derived by hand.
+
+    Of all shapes the first axis is that of the models. What is returned is in memory that the next
+    call overwrites.
+
+    Attributes
+    ----------
+    mean, variance : Tensor of shape (n_models, n_rows, n_latent)
+        Of the last draws' distribution.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    @abstractmethod
+    def draw(self, outputs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """Draws z, (n_models, n_draws, n_rows, n_latent).
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (n_models, n_rows, n_outputs)
+            Of the encoder.
+        noise : mapping of str to Tensor
+            As ``noise_spec`` declares, with the axis of the models first.
+        """
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """Entropy of each row's distribution, (n_models, n_rows), in nats."""
+
+    @abstractmethod
+    def log_prob(self) -> Tensor:
+        """Log-density of the last draws, (n_models, n_draws, n_rows), in nats."""
+
+    @abstractmethod
+    def backward(
+        self,
+        in_draws: Tensor,
+        in_entropy: Tensor,
+        in_mean: Tensor | None,
+        in_variance: Tensor | None,
+    ) -> Tensor:
+        """Gradient in the outputs, (n_models, n_rows, n_outputs).
+
+        Parameters
+        ----------
+        in_draws : Tensor of shape (n_models, n_draws, n_rows, n_latent)
+            Gradient in the draws, for a given density of them; may be overwritten.
+        in_entropy : Tensor of shape (n_models, n_rows, 1)
+            That in the entropy. The log-density of draws that are functions of the parameters
+            themselves has the gradient of minus the entropy, whatever the noise, in families of
+            location and scale.
+        in_mean, in_variance : Tensor of shape (n_models, n_rows, n_latent) or None
+            Those in the moments.
+        """

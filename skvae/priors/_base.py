@@ -37,7 +37,7 @@ class PriorHead(nn.Module, ABC):
     Attributes
     ----------
     hand_derived : bool
-        Whether it is the standard normal, whose gradient the engine knows.
+        Whether ``derived`` is offered.
     """
 
     hand_derived: bool = False
@@ -49,6 +49,13 @@ class PriorHead(nn.Module, ABC):
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         """Randomness that ``sample`` needs."""
+
+    def derived(self) -> DerivedPrior:
+        """The same prior with its gradient derived by hand, for several models side by side.
+
+        Called only if `hand_derived`.
+        """
+        raise NotImplementedError  # abstract where `hand_derived` is True
 
 
 class PriorDistribution(ABC):
@@ -69,3 +76,34 @@ class PriorDistribution(ABC):
     def kl_per_component(self, q: HasMoments) -> Tensor | None:
         """KL of each latent variable's marginal, (n_rows, n_latent), in nats; None if none."""
         return None
+
+
+class DerivedPrior(ABC):
+    """p(z) of several models side by side, with a gradient derived by hand.
+
+    Of all shapes the first axis is that of the models.
+    """
+
+    @abstractmethod
+    def cross_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Minus the expected log-density under given moments, (n_models, n_rows), in nats."""
+
+    @abstractmethod
+    def cross_entropy_backward(
+        self, coefficient: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients in mean and variance of ``(coefficient * cross_entropy).sum()``.
+
+        `coefficient` is (n_models, n_rows, 1).
+        """
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density (n_models, n_draws, n_rows) of draws z, in nats."""
+
+    @abstractmethod
+    def log_prob_backward_(self, coefficient: Tensor, z: Tensor, gradient: Tensor) -> None:
+        """Add to `gradient` that of ``(coefficient * log_prob(z)).sum()`` in z.
+
+        `coefficient` is (n_models, n_draws, n_rows, 1).
+        """

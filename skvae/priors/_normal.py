@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._normal import LOG_2PI, standard_normal_log_prob
-from skvae.priors._base import HasMoments, Prior, PriorDistribution, PriorHead
+from skvae.priors._base import DerivedPrior, HasMoments, Prior, PriorDistribution, PriorHead
 
 
 class StandardNormalPrior(Prior, shorthand="normal"):
@@ -44,6 +44,9 @@ class StandardNormalHead(PriorHead):
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         return {"z": NoiseSpec((n_draws, self.n_latent))}
 
+    def derived(self) -> DerivedStandardNormal:
+        return DerivedStandardNormal()
+
 
 class StandardNormal(PriorDistribution):
     """N(0, I)."""
@@ -64,3 +67,22 @@ class StandardNormal(PriorDistribution):
 
     def kl_per_component(self, q: HasMoments) -> Tensor:
         return 0.5 * (q.mean.square() + q.variance - 1.0 - torch.log(q.variance))
+
+
+class DerivedStandardNormal(DerivedPrior):
+    """N(0, I)."""
+
+    def cross_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        square = torch.addcmul(variance, mean, mean).sum(-1)
+        return square.mul_(0.5).add_(0.5 * LOG_2PI * mean.shape[-1])
+
+    def cross_entropy_backward(
+        self, coefficient: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return coefficient * mean, 0.5 * coefficient
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.linalg.vecdot(z, z).mul_(-0.5).sub_(0.5 * LOG_2PI * z.shape[-1])
+
+    def log_prob_backward_(self, coefficient: Tensor, z: Tensor, gradient: Tensor) -> None:
+        gradient.addcmul_(coefficient, z, value=-1.0)

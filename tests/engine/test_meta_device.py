@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._core._batch import Batch
 from skvae.engine import TrainingStep
+from skvae.engine._chunk import Chunk
 from skvae.likelihoods import GaussianLikelihood
-from skvae.likelihoods._gaussian import GaussianHead
+from skvae.likelihoods._gaussian import DerivedGaussian, GaussianHead
 from skvae.networks import MLP
-from skvae.networks._mlp import MLPHead
+from skvae.networks._mlp import DerivedMLP, MLPHead
 from skvae.objectives import SGVB
-from skvae.objectives._sgvb import SGVBBound
-from skvae.posteriors._diagonal import DiagonalHead
-from skvae.priors._normal import StandardNormal
+from skvae.objectives._base import AutomaticGradient
+from skvae.objectives._sgvb import DerivedSGVB, SGVBBound
+from skvae.posteriors._diagonal import DerivedDiagonal, DiagonalHead
+from skvae.priors._normal import DerivedStandardNormal, StandardNormal
 from skvae.solvers import Adam
 from skvae.solvers._adam import AdamRule
 from skvae.solvers._base import LearningRate
@@ -54,7 +55,7 @@ def name_of(combination):
     )
 
 
-def model_and_step(device, *, dtype=torch.float32, **entries):
+def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     """A model on a device, the training step that every estimator takes, and a batch's shape."""
     case = entries.pop("likelihood", None) or case_of(GaussianLikelihood())
     objective = entries.pop("objective", SGVB())
@@ -64,34 +65,42 @@ def model_and_step(device, *, dtype=torch.float32, **entries):
     X = make_rows(case, N_ROWS)
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
-    step = TrainingStep(model, objective.build(100), solver, rate, prior_precision=0.1)
+    bound = objective.build(100)
+    step = TrainingStep([model], bound, solver, rate, prior_precision=[0.1])
+    if automatic:
+        step.gradient = AutomaticGradient(bound, step.flat.stack)
+    step.n_draws = bound.n_draws
     return model, step, X
 
 
-def noise_on(device, model, n_draws, *, dtype=torch.float32):
-    specs = model.noise_spec(n_draws)
-    return {
-        name: torch.zeros(spec.full_shape(N_ROWS), dtype=dtype, device=device)
-        for name, spec in specs.items()
-    }
-
-
-def step_on_meta(**entries):
-    """Two steps (the second has moments to read) of a combination on the meta device."""
-    model, step, X = model_and_step(META, **entries)
-    batch = Batch(
-        torch.empty(X.shape, dtype=torch.float32, device=META),
-        weight=torch.empty(N_ROWS, dtype=torch.float32, device=META),
+def step_on(device, *, n_steps=2, generator=None, **entries):
+    """Steps (the second has moments to read) of a combination, their inputs, and the model."""
+    model, step, X = model_and_step(device, **entries)
+    chunk = Chunk(
+        [model],
+        X.shape[1],
+        n_draws=step.n_draws,
+        n_steps=n_steps,
+        n_rows=N_ROWS,
+        with_features=step.gradient.needs_features,
     )
-    for _ in range(2):
-        step(batch, noise_on(META, model, step.bound.n_draws))
-    return step
+    if chunk.x.device != META:
+        chunk.x.copy_(model.observation_head.standardize(torch.from_numpy(X)))
+    chunk.prepare(n_steps, generator)
+    for inputs in chunk.steps:
+        step(inputs)
+    return step, chunk.total(n_steps)
 
 
+BOTH_GRADIENTS = pytest.mark.parametrize("automatic", [False, True], ids=["default", "automatic"])
+
+
+@BOTH_GRADIENTS
 @pytest.mark.parametrize("combination", ONE_AT_A_TIME + PAIRS, ids=name_of)
-def test_step_runs_without_values(combination):
-    step = step_on_meta(**combination)
-    assert all(t.device == META for t in (*step.state(), step.flat.grad, step.tally))
+def test_step_runs_without_values(combination, automatic):
+    step, total = step_on(META, automatic=automatic, **combination)
+    gradients = [group.grad for group in step.flat.groups]
+    assert all(t.device == META for t in (*step.state(), *gradients, total))
 
 
 def test_pairs_are_the_product():
@@ -185,34 +194,59 @@ def in_learning_rate(monkeypatch, fault):
     monkeypatch.setattr(LearningRate, "__call__", lambda self, clock: fault(plain(self, clock)))
 
 
+def in_derived(cls, name):
+    """A part whose gradient is derived by hand."""
+
+    def plant(monkeypatch, fault):
+        plain = getattr(cls, name)
+
+        def planted(self, *args, **kwargs):
+            result = plain(self, *args, **kwargs)
+            return result.copy_(fault(result))
+
+        monkeypatch.setattr(cls, name, planted)
+
+    plant.__name__ = f"{cls.__name__}_{name}"
+    return plant
+
+
+AUTOMATIC = [in_likelihood, in_network, in_posterior, in_prior, in_bound]
+DERIVED = [
+    in_derived(cls, name)
+    for cls, name in [
+        (DerivedGaussian, "log_prob"),
+        (DerivedGaussian, "backward"),
+        (DerivedMLP, "forward"),
+        (DerivedDiagonal, "draw"),
+        (DerivedDiagonal, "entropy"),
+        (DerivedDiagonal, "backward"),
+        (DerivedStandardNormal, "cross_entropy"),
+        (DerivedSGVB, "bounds"),
+    ]
+]
+EITHER = [in_observation, in_update_rule, in_learning_rate]
 PLACES = [
-    in_likelihood,
-    in_observation,
-    in_network,
-    in_posterior,
-    in_prior,
-    in_bound,
-    in_update_rule,
-    in_learning_rate,
+    *((place, True) for place in AUTOMATIC + EITHER),
+    *((place, False) for place in DERIVED + EITHER),
 ]
 
 
-def name(function):
-    return function.__name__
+def name(value):
+    return getattr(value, "__name__", None)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name)
 def test_fault_is_caught(fault, monkeypatch):
     in_likelihood(monkeypatch, fault)
     with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
-        step_on_meta()
+        step_on(META, automatic=True)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=name)
-def test_every_part_of_a_step_is_looked_at(place, monkeypatch):
+@pytest.mark.parametrize(("place", "automatic"), PLACES, ids=name)
+def test_every_part_of_a_step_is_looked_at(place, automatic, monkeypatch):
     place(monkeypatch, host_sync)
     with pytest.raises((RuntimeError, NotImplementedError)):
-        step_on_meta()
+        step_on(META, automatic=automatic)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name)
@@ -223,8 +257,9 @@ def test_fault_goes_unnoticed_on_the_cpu(fault, monkeypatch):
         with monkeypatch.context() as patch:
             if planted:
                 in_likelihood(patch, fault)
-            model, step, X = model_and_step("cpu", dtype=torch.float64)
-            batch = Batch(torch.from_numpy(X), weight=torch.ones(N_ROWS, dtype=torch.float64))
-            step(batch, noise_on("cpu", model, 1, dtype=torch.float64))
-            values.append(step.flat.data.clone())
+            generator = torch.Generator().manual_seed(0)
+            step, _ = step_on(
+                "cpu", automatic=True, dtype=torch.float64, n_steps=1, generator=generator
+            )
+            values.append([t.clone() for t in step.weights()])
     torch.testing.assert_close(values[0], values[1])

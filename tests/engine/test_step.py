@@ -15,7 +15,7 @@ from skvae.networks import MLP
 from skvae.objectives import SGVB
 from skvae.solvers._base import LearningRate
 from tests import registry
-from tests.engine.toy import CPU, Counter, Recording, Script, plain_sgd
+from tests.engine.toy import CPU, Counter, Recording, Script, plain_sgd, take
 from tests.helpers import batch_of, build_model, noise_for
 from tests.registry import REAL, case_of, each, likelihood, make_rows
 
@@ -31,7 +31,7 @@ def step_for(model, bound=None, solver=None, *, rate=1.0, n_warmup=0, n_cooldown
     bound = SGVB().build(100) if bound is None else bound
     solver = Recording() if solver is None else solver
     rate = LearningRate(rate, n_warmup, n_cooldown, CPU)
-    return TrainingStep(model, bound, solver, rate, **parameters)
+    return TrainingStep([model], bound, solver, rate, **parameters)
 
 
 def weighted(batch, weight=None):
@@ -83,9 +83,9 @@ def test_gradient_is_that_of_the_plain_formula(n_draws):
     loss = plain_loss(leaves, batch.x, noise["z"], torch.from_numpy(X.std(axis=0)))
     loss.backward()
     step = step_for(model, SGVB(n_draws=n_draws).build(100))
-    step(batch, noise)
+    bounds = take(step, batch, noise)
     assert_close(gradients(model), {name: leaf.grad for name, leaf in leaves.items()})
-    torch.testing.assert_close(step.tally, torch.stack([-7 * loss.detach(), torch.tensor(7.0)]))
+    torch.testing.assert_close(bounds.mean(), -loss.detach())
 
 
 def design(n_latent, n_rows):
@@ -113,10 +113,10 @@ def test_gradient_of_a_linear_model_is_that_of_its_closed_form():
     loss = kl - reconstruction + 4 * math.log(scale)
     loss.backward()
     step = step_for(model)
-    step(weighted(batch_of(model, X)), {"z": design(2, len(X))})
+    bounds = take(step, weighted(batch_of(model, X)), {"z": design(2, len(X))})
     expected = {name: leaf.grad for name, leaf in leaves.items() if leaf.numel()}
     assert_close({name: g for name, g in gradients(model).items() if g.numel()}, expected)
-    torch.testing.assert_close(step.tally[0] / 30, -loss.detach())
+    torch.testing.assert_close(bounds.mean(), -loss.detach())
 
 
 @pytest.mark.parametrize("case", each(registry.LIKELIHOODS))
@@ -132,20 +132,17 @@ def test_bound_ignores_padding_rows(case):
         kept = {
             name: t[:, :6] if specs[name].per == "draw_row" else t[:6] for name, t in noise.items()
         }
-        step(weighted(batch._replace(x=batch.x[:6])), kept)
-        padded_step(weighted(batch, [1.0] * 6 + [0.0] * 3), noise)
-    torch.testing.assert_close(padded_step.tally, step.tally, rtol=1e-12, atol=0)
-    assert float(step.tally[1]) == 18
+        bounds = take(step, weighted(batch._replace(x=batch.x[:6])), kept)
+        padded = take(padded_step, weighted(batch, [1.0] * 6 + [0.0] * 3), noise)
+        torch.testing.assert_close(padded[:6], bounds, rtol=1e-12, atol=1e-12)
     assert_close(dict(padded_model.named_parameters()), dict(model.named_parameters()))
 
 
-def test_tally_adds_up_bounds_and_rows():
-    script = Script(lambda steps, x: 10 * steps + x)
-    step = step_for(Counter(), script, plain_sgd())
+def test_bounds_are_those_before_the_step():
+    step = step_for(Counter(), Script(lambda steps, x: 10 * steps + x), plain_sgd())
     x = torch.tensor([[1.0], [2.0], [5.0]], dtype=torch.float64)
-    step(weighted(Batch(x)), {})
-    step(weighted(Batch(x), [1.0, 1.0, 0.0]), {})
-    assert step.tally.tolist() == [8.0 + (20 + 3), 5.0]
+    assert take(step, weighted(Batch(x)), {}).tolist() == [1.0, 2.0, 5.0]
+    assert take(step, weighted(Batch(x), [1.0, 1.0, 0.0]), {}).tolist() == [11.0, 12.0, 15.0]
     assert float(step.clock.step) == 2
 
 
@@ -168,8 +165,8 @@ def test_prior_on_weights_adds_its_log_density_over_the_number_of_rows(_model):
     model, batch, noise = _model
     alpha, n_rows = 3.0, 50
     with_prior = copy.deepcopy(model)
-    step_for(model)(batch, noise)
-    step_for(with_prior, prior_precision=alpha / n_rows)(batch, noise)
+    take(step_for(model), batch, noise)
+    take(step_for(with_prior, prior_precision=[alpha / n_rows]), batch, noise)
     expected = gradients(model)
     for name, p in model.named_parameters():
         leaf = p.detach().clone().requires_grad_(True)
@@ -184,12 +181,12 @@ def test_prior_on_weights_adds_its_log_density_over_the_number_of_rows(_model):
 def test_gradient_is_clipped_to_its_norm(_model):
     model, batch, noise = _model
     clipped, untouched = copy.deepcopy(model), copy.deepcopy(model)
-    step_for(model)(batch, noise)
+    take(step_for(model), batch, noise)
     full = gradients(model)
     norm = math.sqrt(sum(float(g.square().sum()) for g in full.values()))
-    step_for(clipped, solver=Recording(clip_norm=0.5 * norm))(batch, noise)
+    take(step_for(clipped, solver=Recording(clip_norm=0.5 * norm)), batch, noise)
     assert_close(gradients(clipped), {name: 0.5 * g for name, g in full.items()})
-    step_for(untouched, solver=Recording(clip_norm=1.01 * norm))(batch, noise)
+    take(step_for(untouched, solver=Recording(clip_norm=1.01 * norm)), batch, noise)
     assert_close(gradients(untouched), full)
 
 
@@ -200,9 +197,9 @@ def test_clipping_is_of_the_mean_gradient_of_a_row():
     twice = copy.deepcopy(model)
     batch, noise = batch_of(model, X), noise_for(model, 1, 6)
     solver = Recording(clip_norm=0.1)
-    step_for(model, solver=solver)(weighted(batch), noise)
+    take(step_for(model, solver=solver), weighted(batch), noise)
     doubled = {"z": torch.cat([noise["z"], noise["z"]], dim=1)}
-    step_for(twice, solver=solver)(weighted(Batch(torch.cat([batch.x, batch.x]))), doubled)
+    take(step_for(twice, solver=solver), weighted(Batch(torch.cat([batch.x, batch.x]))), doubled)
     assert_close(gradients(twice), gradients(model))
 
 
@@ -236,7 +233,7 @@ def test_rate_factor_multiplies_the_rate_of_a_module():
     model = TwoSpeeds()
     step = step_for(model, Total(), plain_sgd(), rate=0.5)
     for _ in range(4):
-        step(weighted(Batch(torch.zeros(3, 1, dtype=torch.float64))), {})
+        take(step, weighted(Batch(torch.zeros(3, 1, dtype=torch.float64))), {})
     assert model.steps.tolist() == [2.0]
     assert model.before.inner.tolist() == model.after.inner.tolist() == [0.5, 0.5]
 
@@ -246,8 +243,8 @@ def moves(model, X):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     twin = copy.deepcopy(model)
     batch, noise = weighted(batch_of(model, X)), noise_for(model, 1, len(X))
-    step_for(twin)(batch, noise)
-    step_for(model, solver=plain_sgd())(batch, noise)
+    take(step_for(twin), batch, noise)
+    take(step_for(model, solver=plain_sgd()), batch, noise)
     full = gradients(twin)
     after = dict(model.named_parameters())
     return {
@@ -283,7 +280,7 @@ def test_learning_rate_is_read_from_the_clock_of_the_step():
     step = step_for(model, Script(), plain_sgd(), n_warmup=3)
     batch, counts = weighted(Batch(torch.zeros(2, 1, dtype=torch.float64))), []
     for _ in range(5):
-        step(batch, {})
+        take(step, batch, {})
         counts.append(model.steps.item())
     np.testing.assert_allclose(counts, [0.25, 0.75, 1.5, 2.5, 3.5])
 
@@ -299,7 +296,7 @@ def test_bound_reads_the_clock_of_the_step():
 
     step = step_for(Counter(), Watching(), plain_sgd())
     for _ in range(3):
-        step(weighted(Batch(torch.zeros(2, 1, dtype=torch.float64))), {})
+        take(step, weighted(Batch(torch.zeros(2, 1, dtype=torch.float64))), {})
     assert seen == [0.0, 1.0, 2.0]
 
 
@@ -313,17 +310,17 @@ def test_what_lives_through_training_stays_where_it_is(solver):
 
     def places():
         parameters = list(model.parameters())
-        lasting = [*step.state(), step.flat.grad, step.tally, *parameters]
+        lasting = [*step.state(), *(group.grad for group in step.flat.groups), *parameters]
         return [t.data_ptr() for t in (*lasting, *(p.grad for p in parameters))]
 
-    before, values = places(), step.flat.data.clone()
+    before, values = places(), [t.clone() for t in step.weights()]
     for i in range(3):
-        step(batch, noise_for(model, 1, len(X), seed=i))
+        take(step, batch, noise_for(model, 1, len(X), seed=i))
     assert places() == before
-    assert not torch.equal(step.flat.data, values)
-    # The module's parameters are the vector that the solver moves.
+    assert not any(torch.equal(a, b) for a, b in zip(step.weights(), values, strict=True))
+    # The module's parameters are the vectors that the solver moves.
     total = sum(float(p.detach().sum()) for p in model.parameters())
-    assert float(step.flat.data.sum()) == pytest.approx(total, rel=1e-12)
+    assert sum(float(t.sum()) for t in step.weights()) == pytest.approx(total, rel=1e-12)
 
 
 @pytest.mark.parametrize("solver", each(registry.SOLVERS))
@@ -345,5 +342,6 @@ def test_state_is_all_that_a_step_depends_on(solver):
         with torch.no_grad():
             target.copy_(value)
     for step, model in zip(steps, (first, second), strict=True):
-        step(batch, noise_for(model, 1, len(X), seed=3))
-    assert torch.equal(steps[0].flat.data, steps[1].flat.data)
+        take(step, batch, noise_for(model, 1, len(X), seed=3))
+    for one, other in zip(steps[0].weights(), steps[1].weights(), strict=True):
+        assert torch.equal(one, other)

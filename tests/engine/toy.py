@@ -7,16 +7,16 @@ from values that are not finite then have answers that are known beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skvae._core._batch import Batch, Clock, NoiseSpec
+from skvae._core._batch import Batch, Clock, NoiseSpec, StepInputs
 from skvae._core._random import Streams
-from skvae.engine import EpochReport, Plan, Rows, Trainer
+from skvae.engine import EpochReport, Plan, Rows, Trainer, TrainingStep
 from skvae.objectives._base import Bound
 from skvae.solvers import SGD
 from skvae.solvers._base import Solver, UpdateRule
@@ -77,6 +77,40 @@ class Script(Bound):
             extra = None if self.at_call is None else self.at_call(self.n_calls)
             value = value if extra is None else value + extra
         return value + steps - steps.detach()
+
+
+def inputs_of(
+    models: Sequence[Any],
+    batches: Sequence[Batch],
+    noise: Sequence[Mapping[str, Tensor]],
+    *,
+    with_features: bool,
+) -> StepInputs:
+    """Inputs of a step of models side by side, from one batch and noise for each."""
+    x = [batch.x for batch in batches]
+    features = masks = None
+    if with_features:
+        heads = [model.observation_head for model in models]
+        x = [head.observe(b.x, n) for head, b, n in zip(heads, batches, noise, strict=True)]
+        parts = zip(heads, x, batches, strict=True)
+        features = torch.stack([head.features(rows, b.mask) for head, rows, b in parts])
+    if batches[0].mask is not None:
+        masks = torch.stack([batch.mask for batch in batches])
+    weight = torch.stack(
+        [torch.ones_like(b.x[:, 0]) if b.weight is None else b.weight for b in batches]
+    )
+    share = -weight / weight.sum(1, keepdim=True).clamp(min=1.0)
+    together = {name: torch.stack([n[name] for n in noise]) for name in noise[0]}
+    return StepInputs(torch.stack(x), features, masks, share, together, torch.empty_like(share))
+
+
+def take(step: TrainingStep, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:
+    """Take a step of one model; the bounds of the rows before it."""
+    inputs = inputs_of(
+        step.flat.stack.modules, [batch], [noise], with_features=step.gradient.needs_features
+    )
+    step(inputs)
+    return inputs.bounds[0]
 
 
 class Recording(Solver):

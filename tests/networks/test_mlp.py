@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from skvae.networks import MLP
-from skvae.networks._mlp import ACTIVATIONS
+from skvae.networks._activations import ACTIVATIONS
 
 
 def build(n_inputs=3, n_outputs=5, n_location_outputs=2, *, seed=0, **parameters):
@@ -109,7 +109,7 @@ def test_activation_is_the_one_named():
     }
     assert set(references) == set(ACTIVATIONS)
     for name, reference in references.items():
-        torch.testing.assert_close(ACTIVATIONS[name](rows()), reference(rows()))
+        torch.testing.assert_close(ACTIVATIONS[name].forward(rows()), reference(rows()))
 
 
 def test_initial_scale_is_that_of_weights_and_biases():

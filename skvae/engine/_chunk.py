@@ -1,0 +1,121 @@
+"""Memory for the inputs of a number of steps, filled, prepared and reported on in one go.
+
+What is done for many steps at once (gathering rows, drawing noise, adding up bounds) costs a step
+next to nothing, and what stays in the same place can be read by a captured step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from skvae._core._batch import NoiseSpec, StepInputs
+from skvae.models._base import LatentVariableModel
+
+# Of the rows and noise of one chunk: it stays in the last-level cache.
+CHUNK_BYTES = 4 * 2**20
+MAX_STEPS = 64
+
+
+class Chunk:
+    """Inputs of up to `n_steps` steps of models side by side.
+
+    Parameters
+    ----------
+    models : sequence of LatentVariableModel
+    n_draws : int
+        Draws of z of a step.
+    n_steps : int
+        Most steps wanted; there are fewer where they would take too much memory.
+    n_rows : int
+        Rows of a step.
+    with_features : bool
+        Whether rows are observed, and what the encoders read computed, here rather than in the
+        step.
+
+    Attributes
+    ----------
+    n_steps : int
+    x : Tensor of shape (n_models, n_steps, n_rows, n_columns)
+        To be filled in.
+    weight : Tensor of shape (n_models, n_steps, n_rows)
+        1 on rows, 0 on padding; to be changed where it is not all ones.
+    steps : list of StepInputs
+        Views of the memory, one for each step.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[LatentVariableModel],
+        n_columns: int,
+        *,
+        n_draws: int,
+        n_steps: int,
+        n_rows: int,
+        with_features: bool,
+    ) -> None:
+        first = next(models[0].parameters())
+        self._models = models
+        self._specs: Mapping[str, NoiseSpec] = models[0].noise_spec(n_draws)
+        shapes = {name: spec.full_shape(n_rows) for name, spec in self._specs.items()}
+        entries = n_rows * n_columns + sum(torch.Size(s).numel() for s in shapes.values())
+        fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))
+        self.n_steps = n_steps = max(1, min(n_steps, fitting, MAX_STEPS))
+
+        def empty(*shape: int) -> Tensor:
+            return first.detach().new_empty(len(models), n_steps, *shape)
+
+        self.x = empty(n_rows, n_columns)
+        self.weight = empty(n_rows).fill_(1.0)
+        self._share = empty(n_rows)
+        self._bounds = empty(n_rows)
+        self._noise = {name: empty(*shape) for name, shape in shapes.items()}
+        self._features: Tensor | None = None
+        if with_features:
+            heads = [model.observation_head for model in models]
+            self._heads = heads
+            # Most heads read the rows themselves: the same memory serves both.
+            probe = self.x[0, 0]
+            self._same = heads[0].features(probe, None) is probe
+            self._features = self.x if self._same else empty(n_rows, heads[0].n_features)
+        self.steps = [
+            StepInputs(
+                self.x[:, i],
+                None if self._features is None else self._features[:, i],
+                None,
+                self._share[:, i],
+                {name: t[:, i] for name, t in self._noise.items()},
+                self._bounds[:, i],
+            )
+            for i in range(n_steps)
+        ]
+
+    def prepare(self, n_steps: int, generator: torch.Generator) -> None:
+        """Draw noise for the first `n_steps` steps, whose rows are in place."""
+        now = slice(0, n_steps)
+        for name, spec in self._specs.items():
+            part = self._noise[name][:, now]
+            if spec.base == "normal":
+                part.normal_(generator=generator)
+            else:
+                part.uniform_(generator=generator)
+        weight = self.weight[:, now]
+        # A model that has no rows in a step has no gradient, rather than 0 / 0.
+        torch.div(weight, -weight.sum(2, keepdim=True).clamp(min=1.0), out=self._share[:, now])
+        if self._features is None:
+            return
+        for i, head in enumerate(self._heads):
+            x = self.x[i, now]
+            noise = {name: t[i, now] for name, t in self._noise.items()}
+            observed = head.observe(x, noise)
+            if observed is not x:
+                x.copy_(observed)
+            if not self._same:
+                self._features[i, now] = head.features(x, None)
+
+    def total(self, n_steps: int) -> Tensor:
+        """Sums of the bounds of the rows of the first `n_steps` steps, (n_models,), float64."""
+        now = slice(0, n_steps)
+        return (self.weight[:, now] * self._bounds[:, now]).sum((1, 2), dtype=torch.float64)

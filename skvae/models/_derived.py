@@ -1,0 +1,126 @@
+"""An autoencoder's chain of parts with its gradient derived by hand, for several models at once.
+
+Small models spend their time in calls, not in arithmetic: without automatic differentiation, with
+products that write into memory kept for them, a step takes a half to a fifth of the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from skvae._core._batch import StepInputs
+from skvae._core._flat import Stack
+from skvae.models._autoencoder import Autoencoder
+from skvae.models._base import LatentVariableModel
+
+
+def can_derive(model: LatentVariableModel) -> bool:
+    """Whether every part of the model offers its gradient, and that of what it computes."""
+    if type(model) is not Autoencoder:
+        return False
+    parts: dict[Any, tuple[str, ...]] = {
+        model.encoder: ("forward",),
+        model.decoder: ("forward",),
+        model.posterior_head: ("forward",),
+        model.prior_head: ("forward",),
+        model.observation_head: ("features", "params_from", "log_prob_columns"),
+    }
+    return all(
+        part.hand_derived and is_derivative(part, "derived", *computed)
+        for part, computed in parts.items()
+    )
+
+
+def is_derivative(part: Any, gradient: str, *computed: str) -> bool:
+    """Whether the gradient is that of what the part computes.
+
+    A subclass that computes something else inherits a gradient that is not its own.
+    """
+    return all(issubclass(_definer(part, gradient), _definer(part, name)) for name in computed)
+
+
+def _definer(part: Any, name: str) -> type:
+    """Class that defines the attribute of this name."""
+    return next(cls for cls in type(part).__mro__ if name in vars(cls))
+
+
+class DerivedAutoencoder:
+    """Forward and backward pass of autoencoders side by side.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of models for which `can_derive` holds.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        model = stack.modules[0]
+        assert isinstance(model, Autoencoder)
+        encoder, decoder = stack.part("encoder"), stack.part("decoder")
+        self.encoder = model.encoder.derived(encoder.values, encoder.gradients)
+        self.decoder = model.decoder.derived(decoder.values, decoder.gradients)
+        self.posterior = model.posterior_head.derived()
+        self.prior = model.prior_head.derived()
+        head = stack.part("observation_head")
+        values = {
+            name: t.unsqueeze(1) for name, t in (*head.values.items(), *head.buffers().items())
+        }
+        gradients = {name: t.unsqueeze(1) for name, t in head.gradients.items()}
+        self.observation = model.observation_head.derived(values, gradients)
+
+    def log_likelihood(self, inputs: StepInputs) -> Tensor:
+        """log p(x | z) of each draw, (n_models, n_draws, n_rows), in nats."""
+        assert inputs.features is not None
+        outputs = self.encoder.forward(inputs.features)
+        self._z = z = self.posterior.draw(outputs, inputs.noise)
+        n_models, n_draws, n_rows, _ = z.shape
+        decoded = self.decoder.forward(z.flatten(1, 2))
+        x, mask = inputs.x, inputs.mask
+        if n_draws > 1:
+            x = x.repeat(1, n_draws, 1)
+            mask = None if mask is None else mask.repeat(1, n_draws, 1)
+        return self.observation.log_prob(decoded, x, mask).view(n_models, n_draws, n_rows)
+
+    def divergence(self) -> Tensor:
+        """KL(q || p) of each row of the last call, (n_models, n_rows), in nats."""
+        q = self.posterior
+        return self.prior.cross_entropy(q.mean, q.variance).sub_(q.entropy())
+
+    def log_ratio(self) -> Tensor:
+        """log q(z | x) - log p(z) of the last draws, (n_models, n_draws, n_rows), in nats."""
+        return self.posterior.log_prob().sub_(self.prior.log_prob(self._z))
+
+    def backward(
+        self, in_likelihood: Tensor, *, in_divergence: Tensor | None, in_ratio: Tensor | None
+    ) -> None:
+        """Set the gradients of all parameters.
+
+        Parameters
+        ----------
+        in_likelihood : Tensor of shape (n_models, n_draws, n_rows)
+            Gradient in `log_likelihood`.
+        in_divergence : Tensor of shape (n_models, n_rows) or None
+            That in `divergence`.
+        in_ratio : Tensor of shape (n_models, n_draws, n_rows) or None
+            That in `log_ratio`.
+        """
+        z, q = self._z, self.posterior
+        coefficient = in_likelihood.flatten(1, 2).unsqueeze(-1)
+        in_outputs = self.observation.backward(coefficient)
+        in_draws = self.decoder.backward(in_outputs, need_inputs=True)
+        assert in_draws is not None
+        in_draws = in_draws.view(z.shape)
+        in_mean = in_variance = None
+        if in_divergence is not None:
+            pull = in_divergence.unsqueeze(-1)
+            in_mean, in_variance = self.prior.cross_entropy_backward(pull, q.mean, q.variance)
+            in_entropy = -pull
+        else:
+            assert in_ratio is not None
+            pull = in_ratio.unsqueeze(-1)
+            self.prior.log_prob_backward_(-pull, z, in_draws)
+            in_entropy = -pull.sum(1)
+        in_code = q.backward(in_draws, in_entropy, in_mean, in_variance)
+        self.encoder.backward(in_code, need_inputs=False)
