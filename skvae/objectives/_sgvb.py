@@ -147,8 +147,7 @@ class DerivedSGVB(GradientStep):
 
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
         self.bounds(inputs)
-        bound, share = self._bound, inputs.share
-        n_draws = bound.n_draws
+        bound, share, n_draws = self._bound, inputs.share, self._n_draws
         in_likelihood = share.unsqueeze(1)
         if n_draws > 1:
             in_likelihood = in_likelihood.expand(-1, n_draws, -1) / n_draws
@@ -163,7 +162,8 @@ class DerivedSGVB(GradientStep):
 
     def bounds(self, inputs: StepInputs) -> Tensor:
         terms = self._chain.log_likelihood(inputs)
+        self._n_draws = terms.shape[1]
         if self._bound.analytic:
-            likelihood = terms.squeeze(1) if terms.shape[1] == 1 else terms.mean(1)
+            likelihood = terms.squeeze(1) if self._n_draws == 1 else terms.mean(1)
             return torch.sub(likelihood, self._chain.divergence(), out=inputs.bounds)
         return inputs.bounds.copy_(terms.sub_(self._chain.log_ratio()).mean(1))

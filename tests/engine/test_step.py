@@ -337,7 +337,7 @@ def test_state_is_all_that_a_step_depends_on(solver):
     ]
     steps[0].clock.cooldown_start.fill_(1.0)
     for i in range(3):
-        steps[0](batch, noise_for(first, 1, len(X), seed=i))
+        take(steps[0], batch, noise_for(first, 1, len(X), seed=i))
     for target, value in zip(steps[1].state(), steps[0].state(), strict=True):
         with torch.no_grad():
             target.copy_(value)
