@@ -203,7 +203,7 @@ def test_stacked_models_train_as_they_would_alone(case, solver):
     def step_for(chosen):
         # Momentum without clipping is chaotic at a rate that the others need.
         is_chaotic = isinstance(solver, SGD) and solver.clip_norm is None
-        rate = LearningRate(1e-8 if is_chaotic else 1e-2, 4, 3, CPU)
+        rate = LearningRate(1e-14 if is_chaotic else 1e-2, 4, 3, CPU)
         step = TrainingStep(
             chosen, bound, solver, rate, prior_precision=[0.3 + 0.1 * i for i in range(len(chosen))]
         )
