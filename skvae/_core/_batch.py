@@ -6,6 +6,7 @@ it and passes it in, and a step is then a deterministic, fixed-shape function of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -115,6 +116,40 @@ def draw_noise(
         fill = out.normal_ if spec.base == "normal" else out.uniform_
         noise[name] = fill(generator=generator)
     return noise
+
+
+def evenly_spread_normals(spec: NoiseSpec, seed: int) -> Tensor | None:
+    """Standard normal draws for one row that fill the space more evenly than chance does.
+
+    Each is a standard normal, together they are not independent: a scrambled Sobol sequence (Owen,
+    1998) through the inverse of the normal distribution function.
+
+    Parameters
+    ----------
+    spec : NoiseSpec
+    seed : int
+
+    Returns
+    -------
+    noise : Tensor of shape ``spec.full_shape(1)``, float64, or None
+        None where the declared noise is not of the kind, or has more entries than the sequence has
+        dimensions.
+
+    References
+    ----------
+    Owen, A. B. (1998). Scrambling Sobol' and Niederreiter-Xing points. Journal of Complexity 14.
+    """
+    n_draws, *shape = spec.full_shape(1)
+    n_entries = math.prod(shape)
+    is_of_the_kind = spec.per == "draw_row" and spec.base == "normal"
+    if not is_of_the_kind or not 0 < n_entries <= torch.quasirandom.SobolEngine.MAXDIM:
+        return None
+    engine = torch.quasirandom.SobolEngine(n_entries, scramble=True, seed=seed)
+    first = engine.quasi.double() / 2.0**engine.MAXBIT
+    uniform = engine.draw(n_draws, dtype=torch.float64)
+    uniform[0] = first  # torch rounds it to its default dtype
+    # The sequence has 30 digits: the middle of its last one is never 0 or 1.
+    return torch.special.ndtri(uniform + 2.0**-31).view(n_draws, *shape)
 
 
 class Clock(NamedTuple):

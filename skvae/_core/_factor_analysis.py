@@ -174,7 +174,10 @@ def _accelerated(
         ratio = float(np.linalg.norm(first)) / max(float(np.linalg.norm(change)), 1e-300)
         length = -min(max(ratio, 1.0), LONGEST_EXTRAPOLATION)
         far = em.bounded(theta - 2.0 * length * first + length**2 * change)
-        likelihood, following = em.step(far)
+        try:
+            likelihood, following = em.step(far)
+        except np.linalg.LinAlgError:  # too far: nothing is left of a factor
+            likelihood = -np.inf
         if likelihood >= likelihood_1:
             theta, theta_1 = far, following
         else:
@@ -225,9 +228,10 @@ class _ExpectationMaximisation:
         p, k = loadings.shape
         weighted = loadings / noise[:, None]
         precision = np.eye(k) + loadings.T @ weighted
-        beta = np.linalg.solve(precision, weighted.T)
+        covariance = np.linalg.inv(precision)
+        beta = covariance @ weighted.T
         cross = self.times(beta.T)
-        second = np.eye(k) - beta @ loadings + beta @ cross
+        second = covariance + beta @ cross
         _, log_det = np.linalg.slogdet(precision)
         trace = np.sum(self.diagonal / noise) - np.sum(weighted * cross)
         likelihood = -0.5 * (p * np.log(2.0 * np.pi) + theta[:, -1].sum() + log_det + trace)

@@ -174,9 +174,11 @@ class CrossFit(TrainingLoop):
         return len(self._step.flat.groups)
 
 
-def deal_folds(n_rows: int, n_folds: int, generator: torch.Generator) -> np.ndarray:
-    """Fold of each row, at random, in numbers as equal as can be."""
-    order = torch.randperm(n_rows, generator=generator).numpy()
-    folds = np.empty(n_rows, dtype=np.int64)
-    folds[order] = np.arange(n_rows) % n_folds
-    return folds
+def deal_folds(groups: np.ndarray, n_folds: int, generator: torch.Generator) -> np.ndarray:
+    """Fold of each row, at random, in numbers as equal as can be; a group stays together."""
+    sizes = np.bincount(groups)
+    counts, fold_of = np.zeros(n_folds, dtype=np.int64), np.empty(len(sizes), dtype=np.int64)
+    for group in torch.randperm(len(sizes), generator=generator).numpy():
+        fold_of[group] = fold = np.argmin(counts)
+        counts[fold] += sizes[group]
+    return fold_of[groups]

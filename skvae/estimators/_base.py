@@ -14,7 +14,7 @@ from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import resolve_device, torch_dtype
 from skvae._core._random import MAX_SEED, Streams
 from skvae.estimators._fitting import FittedByBound
@@ -110,7 +110,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         The estimate is in expectation a lower bound that rises with `n_score_draws` to the
         log-likelihood; with ``n_score_draws=1`` it is the evidence lower bound. The draws are
         fixed at ``fit`` and shared by all rows, so that the score of a row depends on nothing but
-        the row.
+        the row; they are spread evenly (a scrambled Sobol sequence), so that fewer are needed.
 
         Parameters
         ----------
@@ -310,8 +310,12 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         def value(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not noise:
                 # Drawn in float64 on the CPU whatever the device, one block with draws leading.
-                generator = Streams(self._seed).generator("scoring")
-                noise.update(self._noise(model, model.noise_spec(n_draws), 1, generator))
+                streams, specs = Streams(self._seed), model.noise_spec(n_draws)
+                noise.update(self._noise(model, specs, 1, streams.generator("scoring")))
+                for name, spec in specs.items():
+                    even = evenly_spread_normals(spec, streams.derived_seed("scoring"))
+                    if even is not None:
+                        noise[name].copy_(even)
             return function(model, batch, noise)
 
         return self._by_rows(rows, n_draws, value)

@@ -37,10 +37,10 @@ from skvae.engine import (
     residual_moments,
 )
 from skvae.estimators._progress import Progress
-from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, hold_out, read_rows
+from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, copies, hold_out, read_rows
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.models import Autoencoder, LatentVariableModel, start_linear_
+from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 
 # A component is active where its posterior differs from the prior by more than this.
 ACTIVE_NATS = 0.01
@@ -243,14 +243,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         if not partial and self._can_cross_fit(setup, rows):
-            departures = self._start(setup, _rows_for(setup.model, rows))
-            if departures:
-                return self._cross_fit(setup, departures, rows, progress)
+            groups = copies(rows)
+            if len(np.unique(groups)) >= FEWEST_ROWS:
+                departures = self._start(setup, _rows_for(setup.model, rows))
+                if departures:
+                    return self._cross_fit(setup, departures, rows, groups, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
             training_index, validation_index = hold_out(
-                len(rows), self.validation_fraction, streams.generator("validation")
+                copies(rows), self.validation_fraction, streams.generator("validation")
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
@@ -258,9 +260,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if self.init == "linear" and setup.n_epochs == 0:
             departures = self._start(setup, training)
         started = bool(departures)
-        if started and self.early_stopping and not partial and validation is None:
-            # Too few rows to tell a gain from overfitting: the linear model stands.
-            fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": 1}
+        is_linear = self.init == "linear" and has_linear_start(model)
+        if is_linear and self.early_stopping and not partial and validation is None:
+            # Too few rows to tell a gain from overfitting: the linear model stands, or what
+            # earlier calls have made of it.
+            n_epochs = max(setup.n_epochs, 1)
+            fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": n_epochs}
             return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
         plan = self._plan(len(training), partial=partial, start_is_rival=started)
         bound = setup.components["objective_"].build(plan.n_steps(len(training)))
@@ -300,17 +305,22 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             # A model that is to be trained further has to keep some rows unseen.
             and not self.warm_start
             and setup.n_epochs == 0
-            and FEWEST_ROWS <= len(rows) < CROSS_FIT_ROWS
+            and len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
             and setup.components["objective_"].build(1).is_hand_derived(setup.model)
         )
 
     def _cross_fit(
-        self, setup: Setup, departures: list[Autoencoder], rows: np.ndarray, progress: Progress
+        self,
+        setup: Setup,
+        departures: list[Autoencoder],
+        rows: np.ndarray,
+        groups: np.ndarray,
+        progress: Progress,
     ) -> tuple[TrainingResult, None, dict[str, Any]]:
         """Train the model of `setup`, at its start, beside models that judge it."""
         streams = Streams(setup.seed)
-        folds = deal_folds(len(rows), N_FOLDS, streams.generator("validation"))
+        folds = deal_folds(groups, N_FOLDS, streams.generator("validation"))
         models, places = [setup.model], [departures]
         for fold in range(N_FOLDS):
             members = np.flatnonzero(folds != fold)
@@ -454,7 +464,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if result.still_rising:
             messages.append(
                 f"The lower bound was still rising after max_iter={self.max_iter} epochs. "
-                "Increase max_iter."
+                + (
+                    "Increase max_iter."
+                    if result.validation_scores
+                    else "It is that of the training rows, with no rows held out: more epochs "
+                    "(max_iter) raise it further, but may make other rows less likely."
+                )
             )
         for message in messages:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)

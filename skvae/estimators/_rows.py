@@ -11,6 +11,8 @@ from sklearn.utils.validation import validate_data
 # Rows are read as they are in these dtypes and as float64 in any other.
 KEPT_DTYPES = [np.float64, np.float32, np.uint8, np.bool_]
 # Held-out rows are never fewer than this, and of fewer rows than FEWEST_ROWS none are held out.
+# Entries of X whose bits are mixed at a time; they stay in the cache.
+HASHED_AT_ONCE = 2**15
 MIN_VALIDATION_ROWS = 5
 FEWEST_ROWS = 20
 
@@ -27,12 +29,42 @@ def compute_dtype(X: np.ndarray) -> np.dtype:
     return np.dtype(np.float64 if X.dtype == np.float64 else np.float32)
 
 
+def copies(rows: np.ndarray) -> np.ndarray:
+    """Group of identical rows that each row belongs to, (n_rows,), numbered from 0.
+
+    A row that is both trained on and held out says nothing about rows that were never seen.
+    """
+    words = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[rows.dtype.itemsize]
+    rng = np.random.default_rng(0)
+    odd = rng.integers(2**62, size=rows.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = np.empty(len(rows), dtype=np.uint64)
+    step = max(1, HASHED_AT_ONCE // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[start : start + step])
+        entry = part.view(words).astype(np.uint64)
+        # Small integers differ in their highest bits only: bring them down, multiply them up.
+        entry ^= entry >> np.uint64(29)
+        entry *= odd
+        entry ^= entry >> np.uint64(32)
+        hashes[start : start + step] = entry.sum(axis=1, dtype=np.uint64)
+    return np.unique(hashes, return_inverse=True)[1]
+
+
 def hold_out(
-    n_rows: int, fraction: float, generator: torch.Generator
+    groups: np.ndarray, fraction: float, generator: torch.Generator
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Sorted indices of training and held-out rows; (None, None) where there are too few."""
+    """Sorted indices of training and held-out rows; (None, None) where there are too few.
+
+    Rows of the same group stay together.
+    """
+    n_rows, sizes = len(groups), np.bincount(groups)
     n_validation = max(int(n_rows * fraction), MIN_VALIDATION_ROWS)
-    if n_rows < FEWEST_ROWS or n_rows - n_validation < 2:
+    if len(sizes) < FEWEST_ROWS or n_rows - n_validation < 2:
         return None, None
-    order = torch.randperm(n_rows, generator=generator).numpy()
-    return np.sort(order[n_validation:]), np.sort(order[:n_validation])
+    order = torch.randperm(len(sizes), generator=generator).numpy()
+    filled = np.cumsum(sizes[order])
+    n_chosen = max(int(np.searchsorted(filled, n_validation, side="right")), 1)
+    chosen = np.zeros(len(sizes), dtype=bool)
+    chosen[order[:n_chosen]] = True
+    held_out = chosen[groups]
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -23,9 +23,11 @@ from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
 
-# Smallest noise variance, relative to the variance of the column. Maximum likelihood reaches 7e-7
-# on real tables, and a floor that binds costs whole nats, so it lies below and only guards 1/0.
-NOISE_FLOOR = 1e-8
+# Smallest noise variance, relative to the variance of the column. A floor that binds costs whole
+# nats (columns that nearly repeat each other, one gross outlier in a column), so it lies below what
+# occurs and only guards 1/0: a deviation of 1e-6 is about what float32 tells apart. Factor analysis
+# itself is computed in float64, and goes astray where its own floor binds.
+NOISE_FLOOR, EXACT_NOISE_FLOOR = 1e-12, 1e-14
 # Smallest noise, as a share of its column's variance and of the median of these shares, with which
 # training leaves factor analysis. Chosen by `benchmarks/bench_defaults.py`.
 LEAST_NOISE = 0.01
@@ -182,10 +184,13 @@ class GaussianHead(ObservationHead):
             noise = np.exp(self.log_variance.double().cpu().numpy())
             factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
         elif self.common:
-            factors = principal_components(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
+            factors = principal_components(moments, n_factors, floor=EXACT_NOISE_FLOOR, seed=seed)
         else:
             moments = moments._replace(diagonal=self._diagonal(moments))
-            factors = factor_analysis(moments, n_factors, floor=NOISE_FLOOR, seed=seed)
+            factors = factor_analysis(moments, n_factors, floor=EXACT_NOISE_FLOOR, seed=seed)
+        if not self.fixed and factors.noise.min(initial=np.inf) < NOISE_FLOOR:
+            noise = np.maximum(factors.noise, NOISE_FLOOR)
+            factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
         return [self._linear_model(factors)]
 
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
@@ -215,7 +220,7 @@ class GaussianHead(ObservationHead):
         precision = 1.0 / factors.noise
         if self.fixed:
             return LinearStart(factors.loadings, precision, precision)
-        log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, NOISE_FLOOR))
+        log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, 0.1 * NOISE_FLOOR))
         own = {"log_variance": log_variance[:1] if self.common else log_variance}
         return LinearStart(factors.loadings, precision, precision, parameters=own)
 

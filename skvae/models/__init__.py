@@ -1,5 +1,10 @@
 """Models: how likelihood, prior, posterior and networks are wired."""
 
-from skvae.models._autoencoder import Autoencoder, build_autoencoder, start_linear_
+from skvae.models._autoencoder import (
+    Autoencoder,
+    build_autoencoder,
+    has_linear_start,
+    start_linear_,
+)
 from skvae.models._base import Generative, LatentVariableModel
 from skvae.models._derived import DerivedAutoencoder, can_derive, is_derivative

@@ -111,6 +111,16 @@ def build_autoencoder(
     )
 
 
+def has_linear_start(model: LatentVariableModel) -> bool:
+    """Whether ``start_linear_`` knows a linear model for such a model."""
+    if not isinstance(model, Autoencoder):
+        return False
+    head = model.observation_head
+    one_row = head.initial_outputs().new_zeros(1, head.n_columns)
+    has_paths = model.encoder.has_linear_path and model.decoder.has_linear_path
+    return has_paths and head.residuals(one_row) is not None
+
+
 def start_linear_(
     model: Autoencoder,
     moments: SecondMoments,

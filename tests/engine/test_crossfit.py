@@ -65,7 +65,7 @@ def test_every_row_is_held_out_once(programs):
 
 
 def test_folds_are_even_and_all_rows_are_dealt():
-    folds = deal_folds(23, 5, torch.Generator().manual_seed(0))
+    folds = deal_folds(np.arange(23), 5, torch.Generator().manual_seed(0))
     assert sorted(np.bincount(folds)) == [4, 4, 5, 5, 5]
 
 

@@ -60,7 +60,7 @@ def plain_loss(p, x, noise, scale):
     )
     kl = -0.5 * (1 + 2 * log_scale - mean**2 - torch.exp(2 * log_scale)).sum(1)
     log_likelihood = 0.0
-    variance = torch.exp(p["observation_head.log_variance"]) + 1e-8
+    variance = torch.exp(p["observation_head.log_variance"]) + 1e-12
     for eps in noise:
         z = mean + torch.exp(log_scale) * eps
         h = torch.tanh(z @ p["decoder.hidden.0.weight"] + p["decoder.hidden.0.bias"])
@@ -104,7 +104,7 @@ def test_gradient_of_a_linear_model_is_that_of_its_closed_form():
     V, W = leaves["encoder.linear_path.weight"].T, leaves["decoder.linear_path.weight"].T
     a, b = leaves["encoder.output.bias"][:2], leaves["decoder.output.bias"]
     D = torch.diag(torch.exp(2 * leaves["encoder.output.bias"][2:]))
-    s2 = torch.exp(leaves["observation_head.log_variance"][0]) + 1e-8
+    s2 = torch.exp(leaves["observation_head.log_variance"][0]) + 1e-12
     # Rows have mean zero: the means a and b of the two maps add their squares.
     A = torch.eye(4, dtype=torch.float64) - W @ V
     residual = torch.trace(A.T @ A @ S) + (W @ a + b).square().sum() + torch.trace(W @ D @ W.T)

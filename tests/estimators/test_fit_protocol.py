@@ -383,7 +383,7 @@ def test_best_state_on_held_out_rows_is_kept():
     X = factor_rows(60)
     scorer = Scorer()
     # Rates so high that later epochs are often worse.
-    vae = small_vae(init="random", learning_rate_init=0.1, max_iter=15, solver=Adam(warmup_steps=0))
+    vae = small_vae(init="random", learning_rate_init=0.3, max_iter=15, solver=Adam(warmup_steps=0))
     vae.set_callbacks(scorer).fit(X)
     best = int(np.argmax(vae.validation_scores_))
     assert best < 14

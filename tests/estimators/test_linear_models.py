@@ -135,6 +135,41 @@ def test_default_fit_is_no_worse_at_any_size(rows, n_rows):
     assert np.mean(lost) < 0.05
 
 
+def with_noise(deviation):
+    """Six columns of two factors and little noise."""
+
+    def draw(rng, n_rows):
+        loadings = np.random.default_rng(5).normal(size=(2, 6))
+        noise = deviation * rng.normal(size=(n_rows, 6))
+        return rng.normal(size=(n_rows, 2)) @ loadings + noise
+
+    return draw
+
+
+def with_outlier(size):
+    """Factors, and in the first row of many an error of the given size in each column."""
+
+    def draw(rng, n_rows):
+        rows = factors(rng, n_rows)
+        if n_rows < 500:
+            rows[0] += size
+        return rows
+
+    return draw
+
+
+@pytest.mark.filterwarnings("ignore:The lower bound")
+@pytest.mark.parametrize(
+    "rows", [with_noise(1e-4), with_noise(1e-5), with_outlier(1e5), with_outlier(1e7)]
+)
+def test_start_is_factor_analysis_however_small_the_noise(rows):
+    """Beside an outlier, the noise of the other rows is as small."""
+    rng = np.random.default_rng(0)
+    X, X_test = rows(rng, 300), rows(rng, 1000)
+    vae = VariationalAutoencoder(max_iter=1, random_state=0).fit(X)
+    assert vae.score(X_test) == pytest.approx(factor_analysis_score(X, X_test, 2), abs=0.05)
+
+
 def test_default_fit_of_a_published_factor_analysis():
     """The data of arXiv:2208.07818, section on factor analysis; targets are exact (saturated)."""
     loadings = np.array([[-0.5, -1.0], [-1.0, -1.0], [2.0, 0.5]])
