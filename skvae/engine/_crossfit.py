@@ -21,6 +21,7 @@ from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainingResult
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
+from skvae.engine._threads import threads_for
 from skvae.models import Autoencoder
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -124,7 +125,8 @@ class CrossFit(TrainingLoop):
 
     def train(self, observer: Observer | None = None) -> TrainingResult:
         """Train the models in place; the first is then in the state that is kept."""
-        with torch.no_grad():
+        n_operations = self._step.n_operations(self._n_rows_at_once)
+        with torch.no_grad(), threads_for(n_operations):
             return self._loop(self._plan, observer)
 
     def _epoch(self) -> float:

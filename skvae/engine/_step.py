@@ -49,6 +49,7 @@ class TrainingStep:
         *,
         prior_precision: Sequence[float] | None = None,
     ) -> None:
+        self.bound = bound
         self.flat = FlatParameters(models)
         self.gradient = bound.gradient_step(self.flat.stack)
         groups = self.flat.groups
@@ -83,6 +84,12 @@ class TrainingStep:
         shortened = (largest / (norm + 1e-12)).clamp(max=1.0)
         for group in groups:
             group.grad.mul_(shortened)
+
+    def n_operations(self, n_rows: int) -> float:
+        """Multiplications and additions of the matrix products of a step of `n_rows` rows."""
+        # One product forward and two backward for each matrix; a draw of z is one more row.
+        n_weights = sum(float(group.is_weight.sum()) for group in self.flat.groups)
+        return 6.0 * n_weights * n_rows * self.bound.n_draws
 
     def weights(self) -> list[Tensor]:
         """All weights of all models."""

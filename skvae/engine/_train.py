@@ -15,6 +15,7 @@ from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
+from skvae.engine._threads import threads_for
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -118,7 +119,8 @@ class Trainer(TrainingLoop):
             with_features=self.step.gradient.needs_features,
         )
         self._departures, self.n_departures = departures, len(departures)
-        return self._loop(plan, observer)
+        with threads_for(self.step.n_operations(plan.batch_size)):
+            return self._loop(plan, observer)
 
     def state(self) -> TrainerState:
         """What another trainer of the same model needs in order to go on."""
