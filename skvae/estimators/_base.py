@@ -23,9 +23,9 @@ from skvae.estimators._transaction import infers
 from skvae.inference import evidence_lower_bound, importance_log_likelihood
 from skvae.models import LatentVariableModel
 
-# Working memory of a chunk of rows times draws, and the most rows of a chunk: beyond it the
-# activations leave the cache and nothing is gained.
-CHUNK_BYTES = 32 * 2**20
+# Memory of the widest activations of the rows and draws that go through a model at once: on a
+# processor they stay in its cache, a GPU has to be filled.
+CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
 
 
@@ -63,7 +63,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         rows = self._known_rows(X)
-        return self._by_rows(rows, 1, lambda model, batch: model.posterior(batch).mean)
+        return self._by_rows(rows, 1, lambda model, batch: model.posterior_mean(batch))
 
     @infers
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -97,7 +97,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         device = next(model.parameters()).device
         head = model.observation_head
         out = np.empty((len(Z), self.n_features_in_), dtype=dtype)
-        for part in self._chunks(len(Z), 1):
+        for part in self._chunks(model, len(Z), 1):
             z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
             observation = model.generative(Batch(z), z.unsqueeze(0)).observation
             out[part] = head.from_expectation(observation.expectation)[0].cpu().numpy()
@@ -284,7 +284,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         if device.type != "cpu":
             on_device = torch.Generator(device).manual_seed(generator.initial_seed())
         out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
-        for part in self._chunks(n_samples, 1):
+        for part in self._chunks(model, n_samples, 1):
             n_rows = part.stop - part.start
             noise = self._noise(model, model.prior_noise_spec(1), n_rows, generator)
             z = model.sample_prior(None, noise)
@@ -316,7 +316,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
                     even = evenly_spread_normals(spec, streams.derived_seed("scoring"))
                     if even is not None:
                         noise[name].copy_(even)
-            return function(model, batch, noise)
+            n_at_once, _ = self._at_once(model, n_draws)
+            return function(model, batch, noise, n_at_once=n_at_once)
 
         return self._by_rows(rows, n_draws, value)
 
@@ -331,7 +332,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         device = next(model.parameters()).device
         standardize = model.observation_head.standardize
         out: np.ndarray | None = None
-        for part in self._chunks(len(rows), n_draws):
+        for part in self._chunks(model, len(rows), n_draws):
             x = torch.from_numpy(np.array(rows[part])).to(device)
             result = function(model, Batch(standardize(x).to(torch_dtype(dtype)))).cpu().numpy()
             if out is None:
@@ -340,10 +341,19 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         assert out is not None
         return out
 
-    def _chunks(self, n_rows: int, n_draws: int) -> Iterator[slice]:
-        """Slices of rows whose activations fit in `CHUNK_BYTES`."""
-        widest = max((max(p.shape) for p in self.model_.parameters() if p.numel()), default=1)
-        step = min(MAX_CHUNK_ROWS, max(1, CHUNK_BYTES // (8 * n_draws * widest)))
+    @staticmethod
+    def _at_once(model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
+        """Draws, and rows with that many draws, that go through the model at once."""
+        first = next(model.parameters())
+        widest = max((max(p.shape) for p in model.parameters() if p.numel()), default=1)
+        room = CHUNK_BYTES.get(first.device.type, CHUNK_BYTES["cuda"])
+        n_codes = max(1, room // (first.element_size() * widest))
+        n_at_once = min(n_draws, n_codes)
+        return n_at_once, min(MAX_CHUNK_ROWS, max(1, n_codes // n_at_once))
+
+    def _chunks(self, model: LatentVariableModel, n_rows: int, n_draws: int) -> Iterator[slice]:
+        """Slices of rows that go through the model at once."""
+        _, step = self._at_once(model, n_draws)
         for start in range(0, n_rows, step):
             yield slice(start, min(start + step, n_rows))
 

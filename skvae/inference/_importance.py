@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,23 +13,46 @@ from skvae.models._base import LatentVariableModel
 
 
 def log_weights(
-    model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Log importance weights log p(x, z) - log q(z | x), and the draws z.
+    model: LatentVariableModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    *,
+    n_at_once: int | None = None,
+) -> Iterator[Tensor]:
+    """Log importance weights log p(x, z) - log q(z | x), some draws at a time.
 
-    Returns
-    -------
-    log_w : Tensor of shape (n_draws, n_rows)
+    Parameters
+    ----------
+    model : LatentVariableModel
+    batch : Batch
+    noise : mapping of str to Tensor
+        As ``model.noise_spec`` declares.
+    n_at_once : int or None, default=None
+        Draws that are decoded at once; None means all. Few stay in the processor's cache.
+
+    Yields
+    ------
+    log_w : Tensor of shape (n_some, n_rows)
         In nats, constants included.
-    z : Tensor of shape (n_draws, n_rows, *latent_shape)
     """
-    z, log_q = model.posterior(batch).rsample_and_log_prob(noise)
-    log_prior, log_likelihood = model.log_joint(batch, z)
-    return log_likelihood + log_prior - log_q, z
+    batch = model.observe(batch, noise)
+    q = model.posterior(batch)
+    by_draw = [name for name, spec in model.noise_spec(1).items() if spec.per == "draw_row"]
+    n_draws = max((len(noise[name]) for name in by_draw), default=1)
+    step = n_draws if n_at_once is None else n_at_once
+    for start in range(0, n_draws, step):
+        some = {name: noise[name][start : start + step] for name in by_draw}
+        z, log_q = q.rsample_and_log_prob({**noise, **some})
+        log_prior, log_likelihood = model.log_joint(batch, z)
+        yield log_likelihood + log_prior - log_q
 
 
 def importance_log_likelihood(
-    model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
+    model: LatentVariableModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    *,
+    n_at_once: int | None = None,
 ) -> Tensor:
     """Log-likelihood of each row by importance sampling, (n_rows,), in nats.
 
@@ -40,13 +63,19 @@ def importance_log_likelihood(
     ----------
     Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
     """
-    batch = model.observe(batch, noise)
-    log_w, _ = log_weights(model, batch, noise)
-    return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
+    parts, n_draws = [], 0
+    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once):
+        parts.append(torch.logsumexp(log_w, dim=0))
+        n_draws += len(log_w)
+    return torch.logsumexp(torch.stack(parts), dim=0) - math.log(n_draws)
 
 
 def evidence_lower_bound(
-    model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
+    model: LatentVariableModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    *,
+    n_at_once: int | None = None,
 ) -> Tensor:
     """Evidence lower bound of each row from given draws, (n_rows,), in nats.
 
@@ -54,5 +83,8 @@ def evidence_lower_bound(
     same draws never exceeds `importance_log_likelihood`, and which has no variance where q is the
     true posterior. With draws shared by all rows that matters: an error does not average out.
     """
-    batch = model.observe(batch, noise)
-    return log_weights(model, batch, noise)[0].mean(0)
+    total, n_draws = torch.zeros(()), 0
+    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once):
+        total = total.to(log_w) + log_w.sum(0)
+        n_draws += len(log_w)
+    return total / n_draws

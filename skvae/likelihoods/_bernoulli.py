@@ -24,6 +24,8 @@ MIN_UNIQUENESS = 0.1
 # Lengths at which loadings are tried. With the last the start is the marginals but for a hair: with
 # none at all neither encoder nor decoder would have a gradient.
 START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.05)
+# Numbers of at least 1/2 whose product is no denormal float32.
+FACTORS = 112
 # By how much a logit grows where the argument of the normal distribution function grows by 1.
 PROBIT_SLOPE = 1.702
 
@@ -205,6 +207,12 @@ class BernoulliHead(ObservationHead):
             params.logits, x.expand_as(params.logits), reduction="none"
         )
 
+    def log_prob_rows(self, params: BernoulliParams, x: Tensor) -> Tensor:
+        logits = params.logits
+        if torch.is_grad_enabled() and logits.requires_grad:
+            return super().log_prob_rows(params, x)
+        return sum_of_log_probs(logits, x)
+
     def derived(
         self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
     ) -> DerivedBernoulli:
@@ -219,6 +227,24 @@ class BernoulliHead(ObservationHead):
 
     def from_expectation(self, expectation: Tensor) -> Tensor:
         return expectation
+
+
+def sum_of_log_probs(logits: Tensor, x: Tensor) -> Tensor:
+    """Sum over the last axis of the log-probabilities of `x`, (n_draws, n_rows).
+
+    ``log p = (x - 1/2) l - |l| / 2 + log sigmoid(|l|)``. The first two terms are sums of products;
+    of the last, which lies between log 1/2 and 0, the logarithm is taken of products of many, so
+    that hardly any logarithms are needed.
+    """
+    centred = (x - 0.5).unsqueeze(-1)
+    linear = torch.matmul(logits.transpose(0, 1), centred).squeeze(-1).transpose(0, 1)
+    size = logits.abs()
+    total = linear - 0.5 * size.sum(-1)
+    factors = size.sigmoid_()
+    n_whole = factors.shape[-1] // FACTORS * FACTORS
+    groups = factors[..., :n_whole].unflatten(-1, (-1, FACTORS)).prod(-1)
+    rest = factors[..., n_whole:].prod(-1)
+    return total + groups.log_().sum(-1) + rest.log_()
 
 
 class DerivedBernoulli(DerivedObservation):

@@ -242,6 +242,14 @@ class GaussianHead(ObservationHead):
         log_jacobian = torch.log(self.scale).to(x.dtype)
         return normal_log_prob(x, params.mean, params.log_scale) - log_jacobian
 
+    def log_prob_rows(self, params: GaussianParams, x: Tensor) -> Tensor:
+        scaled = (x - params.mean) * torch.exp(-params.log_scale)
+        constants = (torch.log(self.scale) + 0.5 * LOG_2PI).sum().to(x.dtype)
+        log_scale = params.log_scale
+        if not self.predicted:
+            log_scale = log_scale.expand(self.n_columns)
+        return -0.5 * torch.linalg.vecdot(scaled, scaled) - log_scale.sum(-1) - constants
+
     def derived(
         self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
     ) -> DerivedGaussian:

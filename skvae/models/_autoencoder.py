@@ -56,6 +56,12 @@ class Autoencoder(LatentVariableModel):
         features = self.observation_head.features(batch.x, batch.mask)
         return self.posterior_head(self.encoder(features))
 
+    def posterior_mean(self, batch: Batch) -> Tensor:
+        if not self.posterior_head.mean_is_location:
+            return super().posterior_mean(batch)
+        features = self.observation_head.features(batch.x, batch.mask)
+        return self.encoder.first_outputs(features, self.posterior_head.n_location_outputs)
+
     def generative(self, batch: Batch, z: Tensor) -> Generative:
         head = self.observation_head
         return Generative(self.prior_head(), Observation(head, head.params_from(self.decoder(z))))

@@ -61,6 +61,10 @@ class LatentVariableModel(nn.Module, ABC):
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         """Draws z from the prior (given the batch's context, where the model has one)."""
 
+    def posterior_mean(self, batch: Batch) -> Tensor:
+        """Mean of q(z | x) of each row, (n_rows, *latent_shape)."""
+        return self.posterior(batch).mean
+
     def observe(self, batch: Batch, noise: Mapping[str, Tensor]) -> Batch:
         """The batch as this step sees it (dynamic binarisation and the like)."""
         return batch._replace(x=self.observation_head.observe(batch.x, noise))

@@ -58,6 +58,10 @@ class NetworkHead(nn.Module, ABC):
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs for the given inputs."""
 
+    def first_outputs(self, inputs: Tensor, n_outputs: int) -> Tensor:
+        """The first `n_outputs` outputs; a network may save what the others cost."""
+        return self(inputs)[..., :n_outputs]
+
     @abstractmethod
     def start_at(self, outputs: Tensor) -> None:
         """Set the biases so that zero hidden activity and zero inputs give `outputs`."""

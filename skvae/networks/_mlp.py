@@ -118,12 +118,12 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.zeros(n_inputs, n_outputs, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype)) if bias else None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        flat = inputs.flatten(0, -2)
-        if self.bias is None:
-            outputs = flat @ self.weight
-        else:
-            outputs = torch.addmm(self.bias, flat, self.weight)
+    def forward(self, inputs: Tensor, n_outputs: int | None = None) -> Tensor:
+        flat, weight, bias = inputs.flatten(0, -2), self.weight, self.bias
+        if n_outputs is not None and n_outputs < weight.shape[1]:
+            weight = weight[:, :n_outputs]
+            bias = None if bias is None else bias[:n_outputs]
+        outputs = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
     def initialize_(
@@ -188,18 +188,22 @@ class MLPHead(NetworkHead):
         self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        return self.first_outputs(inputs, self.n_outputs)
+
+    def first_outputs(self, inputs: Tensor, n_outputs: int) -> Tensor:
         activate = ACTIVATIONS[self.activation].forward
         hidden = inputs
         for layer in self.hidden:
             hidden = activate(layer(hidden))
         # A last layer without inputs (no hidden layer beside the linear path) is its bias alone.
-        outputs = self.output(hidden[..., : self.output.weight.shape[0]])
+        outputs = self.output(hidden[..., : self.output.weight.shape[0]], n_outputs)
         if self.linear_path is None:
             return outputs
-        linear = self.linear_path(inputs)
-        if self.n_location_outputs == self.n_outputs:
+        n_linear = min(self.n_location_outputs, n_outputs)
+        linear = self.linear_path(inputs, n_linear)
+        if n_linear == n_outputs:
             return outputs + linear
-        return outputs + functional.pad(linear, (0, self.n_outputs - self.n_location_outputs))
+        return outputs + functional.pad(linear, (0, n_outputs - n_linear))
 
     def initialize_(self, generator: torch.Generator, scale: float | None) -> None:
         """Draw all weights anew."""

@@ -29,10 +29,13 @@ class PosteriorHead(nn.Module, ABC):
         Encoder outputs. The first `n_location_outputs` place the distribution and receive the
         encoder's linear path.
     n_location_outputs : int
+    mean_is_location : bool
+        Whether the mean is the location outputs, so that it can be had without the others.
     hand_derived : bool
         Whether ``derived`` is offered.
     """
 
+    mean_is_location: bool = False
     n_outputs: int
     n_location_outputs: int
     hand_derived: bool = False

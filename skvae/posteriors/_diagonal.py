@@ -51,6 +51,7 @@ class DiagonalHead(PosteriorHead):
     """Means first, log standard deviations second."""
 
     hand_derived = True
+    mean_is_location = True
 
     def __init__(self, n_latent: int) -> None:
         super().__init__()

@@ -87,6 +87,31 @@ def test_mass_is_one(case, seed):
     np.testing.assert_allclose(mass.sum(axis=0), 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("n_columns", [1, 3, 300])
+@pytest.mark.parametrize("with_gradient", [False, True])
+@every_likelihood
+def test_density_of_rows_is_the_sum_over_columns(case, with_gradient, n_columns):
+    rng = np.random.default_rng(0)
+    head = case.component.build(
+        case.component.summarize(case.rows.from_real(rng.normal(size=(20, n_columns)))),
+        torch.float64,
+    )
+    x = head_units(
+        case, head, torch.from_numpy(case.outcome.from_real(rng.normal(size=(6, n_columns))))
+    )
+    # Also far out: every factor of a product may be tiny.
+    outputs = draw_outputs(head, 4, 6) * torch.tensor([0.0, 1.0, 3.0, 8.0])[:, None, None]
+    outputs.requires_grad_(with_gradient)
+    params = head.params_from(outputs)
+    expected = head.log_prob_columns(params, x).sum(-1)
+    actual = head.log_prob_rows(params, x)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-9)
+    if with_gradient:
+        (gradient,) = torch.autograd.grad(actual.sum(), outputs, retain_graph=True)
+        (reference,) = torch.autograd.grad(expected.sum(), outputs)
+        torch.testing.assert_close(gradient, reference)
+
+
 @every_likelihood
 def test_draws_follow_the_density(case):
     head = build_head(case)
@@ -237,7 +262,7 @@ def test_all_observed_equals_no_mask(case):
     x = head.standardize(torch.from_numpy(make_rows(case, 6)))
     observation = Observation(head, head.params_from(draw_outputs(head, 2, 6)))
     torch.testing.assert_close(
-        observation.log_prob(x, torch.ones_like(x)), observation.log_prob(x), rtol=0, atol=0
+        observation.log_prob(x, torch.ones_like(x)), observation.log_prob(x), rtol=1e-14, atol=1e-14
     )
     assert torch.equal(head.features(x, torch.ones_like(x)), head.features(x, None))
 

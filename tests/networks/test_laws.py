@@ -40,6 +40,13 @@ def test_rows_and_draws_do_not_mix(network):
 
 
 @every_network
+def test_first_outputs_are_the_first_of_all(network):
+    head, x = build(network), inputs(2, 4)
+    for n_outputs in range(1, N_OUTPUTS + 1):
+        torch.testing.assert_close(head.first_outputs(x, n_outputs), head(x)[..., :n_outputs])
+
+
+@every_network
 def test_gradients_match_finite_differences(network):
     head = build(network)
     # Away from the kinks of a piecewise linear activation.

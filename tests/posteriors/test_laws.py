@@ -184,3 +184,10 @@ def test_extreme_outputs_give_finite_answers(posterior):
             assert torch.isfinite(z).all() and torch.isfinite(log_prob).all()
             (gradient,) = torch.autograd.grad(log_prob.sum() + z.sum(), far)
             assert torch.isfinite(gradient).all()
+
+
+@every_posterior
+def test_mean_is_the_location_where_it_says_so(posterior):
+    head, outputs = build(posterior)
+    if head.mean_is_location:
+        torch.testing.assert_close(head(outputs).mean, outputs[..., : head.n_location_outputs])
