@@ -98,7 +98,7 @@ class DiagonalGaussian(PosteriorDistribution):
 
     def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         # (z - mean) / scale is the noise itself: recomputing it would lose digits in float32.
-        log_prob = (standard_normal_log_prob(noise["z"]) - self.log_scale).sum(-1)
+        log_prob = standard_normal_log_prob(noise["z"]) - self.log_scale.sum(-1)
         return self.rsample(noise), log_prob
 
     def entropy(self) -> Tensor:

@@ -52,7 +52,7 @@ class StandardNormal(PriorDistribution):
     """N(0, I)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return standard_normal_log_prob(z).sum(-1)
+        return standard_normal_log_prob(z)
 
     def sample(self, noise: Mapping[str, Tensor]) -> Tensor:
         return noise["z"]

@@ -16,7 +16,9 @@ def test_log_prob():
 
 
 def test_standard_log_prob():
-    np.testing.assert_allclose(standard_normal_log_prob(torch.from_numpy(X)), stats.norm.logpdf(X))
+    np.testing.assert_allclose(
+        standard_normal_log_prob(torch.from_numpy(X)), stats.norm.logpdf(X).sum(-1)
+    )
 
 
 def test_entropy():
