@@ -50,7 +50,7 @@ class StepInputs(NamedTuple):
     features : Tensor of shape (n_models, n_rows, n_features) or None
         What the encoders read of the rows as observed; None where the model is to ask for itself.
     mask : Tensor of shape (n_models, n_rows, n_columns) or None
-    share : Tensor of shape (n_models, n_rows)
+    share : Tensor of shape (n_models, n_rows, 1)
         Weight of each row, minus over the sum of the weights: what the gradient of a row's bound
         counts for in that of the mean loss.
     noise : dict of str to Tensor

@@ -69,7 +69,7 @@ class Chunk:
 
         self.x = empty(n_rows, n_columns)
         self.weight = empty(n_rows).fill_(1.0)
-        self._share = empty(n_rows)
+        self._share = empty(n_rows, 1)
         self._bounds = empty(n_rows)
         self._noise = {name: empty(*shape) for name, shape in shapes.items()}
         self._features: Tensor | None = None
@@ -103,7 +103,8 @@ class Chunk:
                 part.uniform_(generator=generator)
         weight = self.weight[:, now]
         # A model that has no rows in a step has no gradient, rather than 0 / 0.
-        torch.div(weight, -weight.sum(2, keepdim=True).clamp(min=1.0), out=self._share[:, now])
+        n_rows = weight.sum(2, keepdim=True).clamp(min=1.0)
+        torch.div(weight, -n_rows, out=self._share[:, now, :, 0])
         if self._features is None:
             return
         for i, head in enumerate(self._heads):

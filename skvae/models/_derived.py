@@ -71,17 +71,16 @@ class DerivedAutoencoder:
         self.observation = model.observation_head.derived(values, gradients)
 
     def log_likelihood(self, inputs: StepInputs) -> Tensor:
-        """log p(x | z) of each draw, (n_models, n_draws, n_rows), in nats."""
+        """log p(x | z) of each draw, (n_models, n_draws * n_rows), in nats."""
         assert inputs.features is not None
         outputs = self.encoder.forward(inputs.features)
         self._z = z = self.posterior.draw(outputs, inputs.noise)
-        n_models, n_draws, n_rows, _ = z.shape
-        decoded = self.decoder.forward(z.flatten(1, 2))
         x, mask = inputs.x, inputs.mask
+        n_draws = z.shape[1] // x.shape[1]
         if n_draws > 1:
             x = x.repeat(1, n_draws, 1)
             mask = None if mask is None else mask.repeat(1, n_draws, 1)
-        return self.observation.log_prob(decoded, x, mask).view(n_models, n_draws, n_rows)
+        return self.observation.log_prob(self.decoder.forward(z), x, mask)
 
     def divergence(self) -> Tensor:
         """KL(q || p) of each row of the last call, (n_models, n_rows), in nats."""
@@ -89,38 +88,35 @@ class DerivedAutoencoder:
         return self.prior.cross_entropy(q.mean, q.variance).sub_(q.entropy())
 
     def log_ratio(self) -> Tensor:
-        """log q(z | x) - log p(z) of the last draws, (n_models, n_draws, n_rows), in nats."""
+        """log q(z | x) - log p(z) of the last draws, (n_models, n_draws * n_rows), in nats."""
         return self.posterior.log_prob().sub_(self.prior.log_prob(self._z))
 
     def backward(
-        self, in_likelihood: Tensor, *, in_divergence: Tensor | None, in_ratio: Tensor | None
+        self, in_likelihood: Tensor, *, divergence: Tensor | None, log_ratio: Tensor | None
     ) -> None:
-        """Set the gradients of all parameters.
+        """Set the gradients of all parameters, of a sum of these terms.
 
         Parameters
         ----------
-        in_likelihood : Tensor of shape (n_models, n_draws, n_rows)
-            Gradient in `log_likelihood`.
-        in_divergence : Tensor of shape (n_models, n_rows) or None
-            That in `divergence`.
-        in_ratio : Tensor of shape (n_models, n_draws, n_rows) or None
-            That in `log_ratio`.
+        in_likelihood : Tensor of shape (n_models, n_draws * n_rows, 1)
+            Coefficient of `log_likelihood`.
+        divergence : Tensor of shape (n_models, n_rows, 1) or None
+            Coefficient of **minus** `divergence`.
+        log_ratio : Tensor of shape (n_models, n_draws * n_rows, 1) or None
+            Coefficient of **minus** `log_ratio`.
         """
         z, q = self._z, self.posterior
-        coefficient = in_likelihood.flatten(1, 2).unsqueeze(-1)
-        in_outputs = self.observation.backward(coefficient)
+        in_outputs = self.observation.backward(in_likelihood)
         in_draws = self.decoder.backward(in_outputs, need_inputs=True)
         assert in_draws is not None
-        in_draws = in_draws.view(z.shape)
         in_mean = in_variance = None
-        if in_divergence is not None:
-            pull = in_divergence.unsqueeze(-1)
-            in_mean, in_variance = self.prior.cross_entropy_backward(pull, q.mean, q.variance)
-            in_entropy = -pull
+        if divergence is not None:
+            in_mean, in_variance = self.prior.cross_entropy_backward(divergence, q.mean, q.variance)
+            in_entropy = divergence
         else:
-            assert in_ratio is not None
-            pull = in_ratio.unsqueeze(-1)
-            self.prior.log_prob_backward_(-pull, z, in_draws)
-            in_entropy = -pull.sum(1)
+            assert log_ratio is not None
+            self.prior.log_prob_backward_(log_ratio, z, in_draws)
+            n_models, n_rows, _ = q.mean.shape
+            in_entropy = log_ratio.view(n_models, -1, n_rows, 1).sum(1)
         in_code = q.backward(in_draws, in_entropy, in_mean, in_variance)
         self.encoder.backward(in_code, need_inputs=False)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -261,50 +261,64 @@ class DerivedMLP(DerivedNetwork):
         self.path: Tensor | None = None
         if head.linear_path is not None:
             self.path = values["linear_path.weight"]
+            self.path_transposed = self.path.mT
             self.path_gradient = gradients["linear_path.weight"]
         self.memory: dict[int, _Memory] = {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        n_rows = inputs.shape[1]
-        memory = self.memory.get(n_rows)
-        if memory is None:
-            memory = self.memory[n_rows] = _Memory(self, inputs)
-        self.now, self.inputs = memory, inputs
+        now = self.memory.get(inputs.shape[1])
+        if now is None:
+            now = self.memory[inputs.shape[1]] = _Memory(self, inputs)
+        self.now, self.inputs = now, inputs
         last, into = inputs, self.activation.forward_into
-        for weight, bias, before, after in memory.hidden:
-            torch.baddbmm(bias, last, weight, out=before)
-            last = into(before, after)
+        for layer in now.hidden:
+            torch.baddbmm(layer.bias, last, layer.weight, out=layer.before)
+            last = into(layer.before, layer.after)
         if self.weights[-1].shape[1] == 0:  # a bias beside the linear path
             last = last[..., :0]
-        outputs = torch.baddbmm(self.biases[-1], last, self.weights[-1], out=memory.outputs)
+        torch.baddbmm(self.biases[-1], last, self.weights[-1], out=now.outputs)
         if self.path is not None:
-            memory.location.baddbmm_(inputs, self.path)
-        return outputs
+            now.location.baddbmm_(inputs, self.path)
+        return now.outputs
 
     def backward(self, gradient: Tensor, *, need_inputs: bool) -> Tensor | None:
-        memory, inputs = self.now, self.inputs
-        last = len(self.weights) - 1
+        now = self.now
+        if now.inputs is not self.inputs:
+            now.inputs, now.inputs_transposed = self.inputs, self.inputs.mT
         own = gradient
-        for i in range(last, -1, -1):
+        for i in range(len(self.weights) - 1, -1, -1):
             weight_gradient, bias_gradient = self.gradients[i]
             torch.sum(gradient, 1, out=bias_gradient)
             if weight_gradient.shape[1] == 0:
-                gradient = memory.in_inputs.zero_() if need_inputs else gradient
+                gradient = now.in_inputs.zero_() if need_inputs else gradient
                 break
-            layer_inputs = memory.hidden[i - 1][3] if i else inputs
-            torch.bmm(layer_inputs.mT, gradient, out=weight_gradient)
-            if i:
-                into, kept = memory.backward[i - 1]
-                torch.bmm(gradient, self.transposed[i], out=into)
-                gradient = self.activation.backward_(into, kept)
-            elif need_inputs:
-                gradient = torch.bmm(gradient, self.transposed[0], out=memory.in_inputs)
+            if i == 0:
+                torch.bmm(now.inputs_transposed, gradient, out=weight_gradient)
+                if need_inputs:
+                    gradient = torch.bmm(gradient, self.transposed[0], out=now.in_inputs)
+                break
+            layer = now.hidden[i - 1]
+            torch.bmm(layer.transposed, gradient, out=weight_gradient)
+            torch.bmm(gradient, self.transposed[i], out=layer.gradient)
+            gradient = self.activation.backward_(layer.gradient, layer.kept)
         if self.path is None:
             return gradient if need_inputs else None
         n_location = self.path.shape[2]
         location = own if n_location == own.shape[2] else own[..., :n_location]
-        torch.bmm(inputs.mT, location, out=self.path_gradient)
-        return gradient.baddbmm_(location, self.path.mT) if need_inputs else None
+        torch.bmm(now.inputs_transposed, location, out=self.path_gradient)
+        return gradient.baddbmm_(location, self.path_transposed) if need_inputs else None
+
+
+class _Hidden(NamedTuple):
+    """A hidden layer: parameters, inputs and values of the activation, and their gradient."""
+
+    weight: Tensor
+    bias: Tensor
+    before: Tensor
+    after: Tensor
+    transposed: Tensor
+    kept: Tensor
+    gradient: Tensor
 
 
 class _Memory:
@@ -318,14 +332,15 @@ class _Memory:
 
         apart = network.activation.needs_inputs
         self.hidden = []
-        self.backward = []
         for weight, bias in zip(network.weights[:-1], network.biases[:-1], strict=True):
-            before = empty(weight.shape[2])
-            after = empty(weight.shape[2]) if apart else before
-            self.hidden.append((weight, bias, before, after))
-            self.backward.append((empty(weight.shape[2]), before if apart else after))
+            width = weight.shape[2]
+            before = empty(width)
+            after = empty(width) if apart else before
+            self.hidden.append(_Hidden(weight, bias, before, after, after.mT, before, empty(width)))
         self.outputs = empty(network.weights[-1].shape[2])
         self.location = self.outputs
         if network.path is not None and network.path.shape[2] != self.outputs.shape[2]:
             self.location = self.outputs[..., : network.path.shape[2]]
+        self.inputs: Tensor | None = None
+        self.inputs_transposed = inputs.mT
         self.in_inputs = empty(n_inputs)

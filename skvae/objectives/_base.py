@@ -84,7 +84,7 @@ class GradientStep(ABC):
 
     @abstractmethod
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
-        """Set ``inputs.bounds``, and the gradients to those of ``(inputs.share * bounds).sum()``.
+        """Set ``inputs.bounds``, and the gradients to those of the bounds' sum weighted by ``share``.
 
         The gradients may be those of another estimator than the bounds' own.
         """
@@ -107,7 +107,7 @@ class AutomaticGradient(GradientStep):
         with torch.enable_grad():
             for i, model in enumerate(self._stack.modules):
                 bounds = self._bound(model, *inputs.of_model(i), clock)
-                torch.dot(inputs.share[i], bounds).backward()
+                torch.dot(inputs.share[i, :, 0], bounds).backward()
                 inputs.bounds[i].copy_(bounds.detach())
 
     def bounds(self, inputs: StepInputs) -> Tensor:

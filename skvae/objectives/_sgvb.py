@@ -148,22 +148,23 @@ class DerivedSGVB(GradientStep):
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
         self.bounds(inputs)
         bound, share, n_draws = self._bound, inputs.share, self._n_draws
-        in_likelihood = share.unsqueeze(1)
-        if n_draws > 1:
-            in_likelihood = in_likelihood.expand(-1, n_draws, -1) / n_draws
-        pull = share.neg()
-        if bound.is_weighted:
-            pull.mul_(bound.kl_weight(clock))
+        of_draws = share if n_draws == 1 else (share / n_draws).repeat(1, n_draws, 1)
+        weight = bound.kl_weight(clock).to(share.dtype) if bound.is_weighted else None
         if bound.analytic:
-            self._chain.backward(in_likelihood, in_divergence=pull, in_ratio=None)
+            pull = share if weight is None else share * weight
+            self._chain.backward(of_draws, divergence=pull, log_ratio=None)
         else:
-            in_ratio = pull.unsqueeze(1).expand(-1, n_draws, -1) / n_draws
-            self._chain.backward(in_likelihood, in_divergence=None, in_ratio=in_ratio)
+            pull = of_draws if weight is None else of_draws * weight
+            self._chain.backward(of_draws, divergence=None, log_ratio=pull)
 
     def bounds(self, inputs: StepInputs) -> Tensor:
         terms = self._chain.log_likelihood(inputs)
-        self._n_draws = terms.shape[1]
-        if self._bound.analytic:
-            likelihood = terms.squeeze(1) if self._n_draws == 1 else terms.mean(1)
-            return torch.sub(likelihood, self._chain.divergence(), out=inputs.bounds)
-        return inputs.bounds.copy_(terms.sub_(self._chain.log_ratio()).mean(1))
+        n_rows = inputs.x.shape[1]
+        self._n_draws = terms.shape[1] // n_rows
+        if not self._bound.analytic:
+            terms.sub_(self._chain.log_ratio())
+        if self._n_draws > 1:
+            terms = terms.view(len(terms), -1, n_rows).mean(1)
+        if not self._bound.analytic:
+            return inputs.bounds.copy_(terms)
+        return torch.sub(terms, self._chain.divergence(), out=inputs.bounds)

@@ -105,7 +105,7 @@ class DerivedPosterior(ABC):
 
     @abstractmethod
     def draw(self, outputs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """Draws z, (n_models, n_draws, n_rows, n_latent).
+        """Draws z, one after the other: (n_models, n_draws * n_rows, n_latent).
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class DerivedPosterior(ABC):
 
     @abstractmethod
     def log_prob(self) -> Tensor:
-        """Log-density of the last draws, (n_models, n_draws, n_rows), in nats."""
+        """Log-density of the last draws, (n_models, n_draws * n_rows), in nats."""
 
     @abstractmethod
     def backward(
@@ -135,12 +135,12 @@ class DerivedPosterior(ABC):
 
         Parameters
         ----------
-        in_draws : Tensor of shape (n_models, n_draws, n_rows, n_latent)
+        in_draws : Tensor of shape (n_models, n_draws * n_rows, n_latent)
             Gradient in the draws, for a given density of them; may be overwritten.
         in_entropy : Tensor of shape (n_models, n_rows, 1)
             That in the entropy. The log-density of draws that are functions of the parameters
             themselves has the gradient of minus the entropy, whatever the noise, in families of
             location and scale.
         in_mean, in_variance : Tensor of shape (n_models, n_rows, n_latent) or None
-            Those in the moments.
+            Those in the moments, to be subtracted.
         """

@@ -112,29 +112,27 @@ class DerivedDiagonal(DerivedPosterior):
     """Independent normals of several models."""
 
     def __init__(self) -> None:
-        self._memory: dict[torch.Size, tuple[Tensor, ...]] = {}
+        self._memory: dict[torch.Size, _Memory] = {}
 
     def draw(self, outputs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         self._noise = eps = noise["z"]
-        memory = self._memory.get(eps.shape)
-        if memory is None:
-            memory = self._memory[eps.shape] = _empty_for(outputs, eps)
-        z, log_scale, scale, self.variance, self._gradient, *self._parts = memory
-        k = eps.shape[-1]
-        self.mean, self._raw = outputs[..., :k], outputs[..., k:]
-        self._log_scale = torch.clamp(self._raw, MIN_LOG_SCALE, MAX_LOG_SCALE, out=log_scale)
-        self._scale = torch.exp(log_scale, out=scale)
-        torch.mul(scale, scale, out=self.variance)
-        return torch.addcmul(self.mean.unsqueeze(1), scale.unsqueeze(1), eps, out=z)
+        now = self._memory.get(eps.shape)
+        if now is None or now.outputs is not outputs:
+            now = self._memory[eps.shape] = _Memory(outputs, eps)
+        self._now, self.mean, self.variance = now, now.mean, now.variance
+        torch.clamp(now.raw, MIN_LOG_SCALE, MAX_LOG_SCALE, out=now.log_scale)
+        torch.exp(now.log_scale, out=now.scale)
+        torch.mul(now.scale, now.scale, out=now.variance)
+        torch.addcmul(now.mean_of_draws, now.scale_of_draws, eps, out=now.draws)
+        return now.flat_draws
 
     def entropy(self) -> Tensor:
-        constant = 0.5 * (1.0 + LOG_2PI) * self._log_scale.shape[-1]
-        return self._log_scale.sum(-1).add_(constant)
+        return self._now.log_scale.sum(-1).add_(self._now.entropy_constant)
 
     def log_prob(self) -> Tensor:
         eps = self._noise
         square = torch.linalg.vecdot(eps, eps).mul_(-0.5).sub_(0.5 * LOG_2PI * eps.shape[-1])
-        return square.sub_(self._log_scale.sum(-1).unsqueeze(1))
+        return square.sub_(self._now.log_scale.sum(-1).unsqueeze(1)).flatten(1)
 
     def backward(
         self,
@@ -143,29 +141,44 @@ class DerivedDiagonal(DerivedPosterior):
         in_mean: Tensor | None,
         in_variance: Tensor | None,
     ) -> Tensor:
-        one_draw = in_draws.shape[1] == 1
-        total = in_draws.squeeze(1) if one_draw else in_draws.sum(1)
-        mean, log_scale = self._parts
+        now = self._now
+        if now.in_draws is not in_draws:
+            now.in_draws, now.in_each_draw = in_draws, in_draws.view(self._noise.shape)
+        by_draw = now.in_each_draw
+        one_draw = by_draw.shape[1] == 1
+        total = in_draws if one_draw else by_draw.sum(1)
         if in_mean is None:
-            mean.copy_(total)
+            now.in_mean.copy_(total)
         else:
-            torch.add(total, in_mean, out=mean)
-        in_draws.mul_(self._noise)
-        in_scale = in_draws.squeeze(1) if one_draw else in_draws.sum(1)
-        torch.addcmul(in_entropy, in_scale, self._scale, out=log_scale)
+            torch.sub(total, in_mean, out=now.in_mean)
+        by_draw.mul_(self._noise)
+        in_scale = in_draws if one_draw else by_draw.sum(1)
+        in_log_scale = torch.addcmul(in_entropy, in_scale, now.scale, out=now.in_log_scale)
         if in_variance is not None:
-            log_scale.addcmul_(in_variance, self.variance, value=2.0)
+            in_log_scale.addcmul_(in_variance, now.variance, value=-2.0)
         # The bounds of the scale only guard against overflow; beyond them nothing is learned.
         torch.ops.aten.hardtanh_backward.grad_input(
-            log_scale, self._raw, MIN_LOG_SCALE, MAX_LOG_SCALE, grad_input=log_scale
+            in_log_scale, now.raw, MIN_LOG_SCALE, MAX_LOG_SCALE, grad_input=in_log_scale
         )
-        return self._gradient
+        return now.gradient
 
 
-def _empty_for(outputs: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-    """Memory for draws, log-scales, scales, variances, and the gradient, whole and in parts."""
-    n_models, n_rows, _ = outputs.shape
-    k = noise.shape[-1]
-    small = [outputs.new_empty(n_models, n_rows, k) for _ in range(3)]
-    gradient = torch.empty_like(outputs)
-    return torch.empty_like(noise), *small, gradient, gradient[..., :k], gradient[..., k:]
+class _Memory:
+    """Where a `DerivedDiagonal` puts what it computes, and views of it made once."""
+
+    def __init__(self, outputs: Tensor, noise: Tensor) -> None:
+        n_models, n_rows, _ = outputs.shape
+        k = noise.shape[-1]
+        self.outputs = outputs
+        self.mean, self.raw = outputs[..., :k], outputs[..., k:]
+        self.log_scale, self.scale, self.variance = (
+            outputs.new_empty(n_models, n_rows, k) for _ in range(3)
+        )
+        self.draws = torch.empty(noise.shape, dtype=outputs.dtype, device=outputs.device)
+        self.flat_draws = self.draws.flatten(1, 2)
+        self.mean_of_draws, self.scale_of_draws = self.mean.unsqueeze(1), self.scale.unsqueeze(1)
+        self.entropy_constant = outputs.new_full((), 0.5 * (1.0 + LOG_2PI) * k)
+        self.gradient = torch.empty_like(outputs)
+        self.in_mean, self.in_log_scale = self.gradient[..., :k], self.gradient[..., k:]
+        self.in_draws: Tensor | None = None
+        self.in_each_draw = self.draws

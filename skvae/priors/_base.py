@@ -99,11 +99,11 @@ class DerivedPrior(ABC):
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density (n_models, n_draws, n_rows) of draws z, in nats."""
+        """Log-density (n_models, n_draws * n_rows) of draws z, in nats."""
 
     @abstractmethod
     def log_prob_backward_(self, coefficient: Tensor, z: Tensor, gradient: Tensor) -> None:
         """Add to `gradient` that of ``(coefficient * log_prob(z)).sum()`` in z.
 
-        `coefficient` is (n_models, n_draws, n_rows, 1).
+        `coefficient` is (n_models, n_draws * n_rows, 1).
         """

@@ -72,14 +72,24 @@ class StandardNormal(PriorDistribution):
 class DerivedStandardNormal(DerivedPrior):
     """N(0, I)."""
 
+    def __init__(self) -> None:
+        self._numbers: dict[str, Tensor] = {}
+
     def cross_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
         square = torch.addcmul(variance, mean, mean).sum(-1)
-        return square.mul_(0.5).add_(0.5 * LOG_2PI * mean.shape[-1])
+        # Numbers as tensors: a Python number is made one, and converted, at each call.
+        constant = self._number("constant", 0.5 * LOG_2PI * mean.shape[-1], mean)
+        return torch.add(constant, square, alpha=0.5)
 
     def cross_entropy_backward(
         self, coefficient: Tensor, mean: Tensor, variance: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return coefficient * mean, 0.5 * coefficient
+        return coefficient * mean, coefficient * self._number("half", 0.5, mean)
+
+    def _number(self, name: str, value: float, like: Tensor) -> Tensor:
+        if name not in self._numbers:
+            self._numbers[name] = like.new_full((), value)
+        return self._numbers[name]
 
     def log_prob(self, z: Tensor) -> Tensor:
         return torch.linalg.vecdot(z, z).mul_(-0.5).sub_(0.5 * LOG_2PI * z.shape[-1])

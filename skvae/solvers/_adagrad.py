@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from skvae.solvers._base import NON_NEGATIVE, POSITIVE, Solver, UpdateRule
+from skvae.solvers._base import NON_NEGATIVE, POSITIVE, Solver, UpdateRule, in_dtype_of
 
 
 class Adagrad(Solver, shorthand="adagrad"):
@@ -76,9 +76,9 @@ class AdagradRule(UpdateRule):
         self.state = [torch.full_like(parameters, start)]
 
     def update_(
-        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor, step: Tensor
+        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor | float, step: Tensor
     ) -> None:
         (total,) = self.state
         total.addcmul_(gradient, gradient)
         gradient.div_(total.sqrt().add_(self.epsilon))
-        parameters.sub_(gradient.mul_(learning_rate.to(parameters.dtype)))
+        parameters.sub_(gradient.mul_(in_dtype_of(parameters, learning_rate)))

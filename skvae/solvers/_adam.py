@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from skvae.solvers._base import FRACTION, NON_NEGATIVE, POSITIVE, Solver, UpdateRule
+from skvae.solvers._base import FRACTION, NON_NEGATIVE, POSITIVE, Solver, UpdateRule, in_dtype_of
 
 
 class Adam(Solver, shorthand="adam"):
@@ -148,17 +148,21 @@ class AdamRule(UpdateRule):
         decay: Tensor | None = None,
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon, self.decay = beta_1, beta_2, epsilon, decay
-        self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters)]
+        # Moments, and steps taken: the fused kernel wants the latter in float32, and by its own.
+        count = torch.zeros((), dtype=torch.float32, device=parameters.device)
+        self.one = torch.ones_like(count)
+        self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters), count]
         # torch's fused kernel is one pass over memory where the plain form is six. It is a
         # private name, and has no form for the meta device: the plain form stands beside it.
         self.fused = hasattr(torch, "_fused_adam_") and parameters.device.type in {"cpu", "cuda"}
 
     def update_(
-        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor, step: Tensor
+        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor | float, step: Tensor
     ) -> None:
         if self.decay is not None:
-            parameters.sub_(learning_rate.to(parameters.dtype) * self.decay * parameters)
-        first, second = self.state
+            parameters.sub_(in_dtype_of(parameters, learning_rate) * self.decay * parameters)
+        first, second, count = self.state
+        count.add_(self.one)
         if self.fused:
             torch._fused_adam_(
                 [parameters],
@@ -166,8 +170,8 @@ class AdamRule(UpdateRule):
                 [first],
                 [second],
                 [],
-                [(step + 1.0).float()],
-                lr=learning_rate.to(parameters.dtype),
+                [count],
+                lr=in_dtype_of(parameters, learning_rate),
                 beta1=self.beta_1,
                 beta2=self.beta_2,
                 weight_decay=0.0,
@@ -179,6 +183,6 @@ class AdamRule(UpdateRule):
         first.lerp_(gradient, 1.0 - self.beta_1)
         second.mul_(self.beta_2).addcmul_(gradient, gradient, value=1.0 - self.beta_2)
         n = step + 1.0
-        size = (learning_rate / (1.0 - self.beta_1**n)).to(parameters.dtype)
+        size = in_dtype_of(parameters, learning_rate / (1.0 - self.beta_1**n))
         root = (1.0 - self.beta_2**n).sqrt().to(parameters.dtype)
         parameters.sub_(size * first / (second.sqrt() / root + self.epsilon))

@@ -68,7 +68,7 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def update_(
-        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor, step: Tensor
+        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor | float, step: Tensor
     ) -> None:
         """Move `parameters` against `gradient`, in place.
 
@@ -76,10 +76,17 @@ class UpdateRule(ABC):
         ----------
         parameters, gradient : Tensor of shape (n_parameters,)
             `gradient` is that of the mean loss of a row; it may be overwritten.
-        learning_rate : Tensor of shape ()
+        learning_rate : Tensor of shape () or float
         step : Tensor of shape ()
             Steps taken so far, this one not counted.
         """
+
+
+def in_dtype_of(parameters: Tensor, learning_rate: Tensor | float) -> Tensor | float:
+    """The rate as a factor that leaves the dtype of `parameters` as it is."""
+    if isinstance(learning_rate, Tensor):
+        return learning_rate.to(parameters.dtype)
+    return learning_rate
 
 
 class LearningRate:
@@ -104,8 +111,8 @@ class LearningRate:
         self.n_warmup = n_warmup
         self.n_cooldown = n_cooldown
 
-    def __call__(self, clock: Clock) -> Tensor:
-        """Rate (a 0-d tensor) of the step about to be taken."""
+    def __call__(self, clock: Clock) -> Tensor | float:
+        """Rate of the step about to be taken: a number on the CPU, else a tensor without axes."""
         if clock.step.device.type == "cpu":
             # The same in plain numbers: ten calls on tensors of one number take longer than a step
             # of a small model should.
@@ -113,7 +120,7 @@ class LearningRate:
             factor = min((step + 1.0) / (self.n_warmup + 1.0), 1.0)
             elapsed = step - float(clock.cooldown_start)
             factor *= min(max(1.0 - (elapsed + 1.0) / (self.n_cooldown + 1.0), 0.0), 1.0)
-            return self.plateau * factor
+            return float(self.plateau) * factor
         warmup = ((clock.step + 1.0) / (self.n_warmup + 1.0)).clamp(max=1.0)
         # Before the cool-down its start is infinite, which clamps to a factor of 1.
         elapsed = clock.step - clock.cooldown_start

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from skvae.solvers._base import FRACTION, POSITIVE, Solver, UpdateRule
+from skvae.solvers._base import FRACTION, POSITIVE, Solver, UpdateRule, in_dtype_of
 
 
 class SGD(Solver, shorthand="sgd"):
@@ -78,9 +78,9 @@ class SGDRule(UpdateRule):
         self.state = [torch.zeros_like(parameters)]
 
     def update_(
-        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor, step: Tensor
+        self, parameters: Tensor, gradient: Tensor, learning_rate: Tensor | float, step: Tensor
     ) -> None:
         (velocity,) = self.state
         velocity.mul_(self.momentum).add_(gradient)
         move = gradient.add_(velocity, alpha=self.momentum) if self.nesterov else velocity
-        parameters.sub_(learning_rate.to(parameters.dtype) * move)
+        parameters.sub_(in_dtype_of(parameters, learning_rate) * move)

@@ -150,9 +150,9 @@ FAULTS = [host_sync, item, to_float, ragged, nonzero, wrong_device, to_numpy]
 
 
 def in_likelihood(monkeypatch, fault):
-    plain = GaussianHead.log_prob_columns
+    plain = GaussianHead.log_prob_rows
     monkeypatch.setattr(
-        GaussianHead, "log_prob_columns", lambda self, params, x: fault(plain(self, params, x))
+        GaussianHead, "log_prob_rows", lambda self, params, x: fault(plain(self, params, x))
     )
 
 

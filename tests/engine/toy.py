@@ -101,7 +101,8 @@ def inputs_of(
     )
     share = -weight / weight.sum(1, keepdim=True).clamp(min=1.0)
     together = {name: torch.stack([n[name] for n in noise]) for name in noise[0]}
-    return StepInputs(torch.stack(x), features, masks, share, together, torch.empty_like(share))
+    bounds = torch.empty_like(share)
+    return StepInputs(torch.stack(x), features, masks, share.unsqueeze(-1), together, bounds)
 
 
 def take(step: TrainingStep, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:

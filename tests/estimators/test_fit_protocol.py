@@ -422,7 +422,7 @@ class WatchedBound(Bound):
 
 class WatchedGradient(AutomaticGradient):
     def __call__(self, inputs, clock):
-        self._bound.rows.extend(map(tuple, inputs.x[inputs.share < 0].tolist()))
+        self._bound.rows.extend(map(tuple, inputs.x[inputs.share[..., 0] < 0].tolist()))
         super().__call__(inputs, clock)
 
 
