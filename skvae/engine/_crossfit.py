@@ -145,8 +145,7 @@ class CrossFit(TrainingLoop):
                 own[:n_steps] = x[rows]
             chunk.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
             chunk.prepare(n_steps, self._noise_generator)
-            for inputs in chunk.steps[:n_steps]:
-                self._step(inputs)
+            self._step.run(chunk.steps[:n_steps])
             total += chunk.total(n_steps)[0]
         finite = all(bool(torch.isfinite(t).all()) for t in self._step.weights())
         return float(total) / len(self._members[0]) if finite else math.nan

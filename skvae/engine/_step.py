@@ -62,6 +62,12 @@ class TrainingStep:
             self._pull = [precision * group.is_weight for group in groups]
         self.clock = Clock.start(groups[0].data.device)
 
+    def run(self, steps: Sequence[StepInputs]) -> None:
+        """Take some steps."""
+        with self.gradient.context():
+            for inputs in steps:
+                self(inputs)
+
     def __call__(self, inputs: StepInputs) -> None:
         """Take one step."""
         self.gradient(inputs, self.clock)

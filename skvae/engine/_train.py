@@ -171,8 +171,7 @@ class Trainer(TrainingLoop):
         chunk, total = self._chunk, 0.0
         for n_steps in self._rows.fill(chunk.x[0], chunk.weight[0], self._rows_generator):
             chunk.prepare(n_steps, self._noise_generator)
-            for inputs in chunk.steps[:n_steps]:
-                self.step(inputs)
+            self.step.run(chunk.steps[:n_steps])
             total = total + chunk.total(n_steps)
         # The only values that reach the host: one tally and one flag for each epoch.
         finite = all(bool(torch.isfinite(t).all()) for t in self.step.weights())

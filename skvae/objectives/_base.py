@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +83,10 @@ class GradientStep(ABC):
     """
 
     needs_features: bool = False
+
+    def context(self) -> AbstractContextManager[Any]:
+        """What steps run in, many at a time."""
+        return nullcontext()
 
     @abstractmethod
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:

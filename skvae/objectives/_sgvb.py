@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -144,6 +145,10 @@ class DerivedSGVB(GradientStep):
     def __init__(self, bound: SGVBBound, stack: Stack) -> None:
         self._bound = bound
         self._chain = DerivedAutoencoder(stack)
+
+    def context(self) -> AbstractContextManager[Any]:
+        # A tenth of a small step is what torch does in case somebody asks for a gradient.
+        return torch.inference_mode()
 
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
         self.bounds(inputs)
