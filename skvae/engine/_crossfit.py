@@ -19,6 +19,7 @@ from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainingResult
+from skvae.engine._precision import products_in
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
@@ -126,7 +127,8 @@ class CrossFit(TrainingLoop):
     def train(self, observer: Observer | None = None) -> TrainingResult:
         """Train the models in place; the first is then in the state that is kept."""
         n_operations = self._step.n_operations(self._n_rows_at_once)
-        with torch.no_grad(), threads_for(n_operations):
+        precision = self._plan.precision
+        with torch.no_grad(), threads_for(n_operations), products_in(precision):
             return self._loop(self._plan, observer)
 
     def _epoch(self) -> float:

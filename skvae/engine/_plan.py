@@ -40,6 +40,8 @@ class Plan:
         on the held-out rows by more than sampling error.
     open_ended : bool
         Whether more calls are to follow, so that nothing is fitted to the length of this one.
+    precision : {"highest", "high", "medium"}
+        Of the factors of matrix products.
     """
 
     batch_size: int
@@ -50,6 +52,7 @@ class Plan:
     prior_precision: float = 0.0
     start_is_rival: bool = False
     open_ended: bool = False
+    precision: str = "highest"
 
     def steps_per_epoch(self, n_rows: int) -> int:
         """Steps of one pass over `n_rows` rows."""

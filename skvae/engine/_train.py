@@ -13,6 +13,7 @@ from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
+from skvae.engine._precision import products_in
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
@@ -119,7 +120,8 @@ class Trainer(TrainingLoop):
             with_features=self.step.gradient.needs_features,
         )
         self._departures, self.n_departures = departures, len(departures)
-        with threads_for(self.step.n_operations(plan.batch_size)):
+        n_operations = self.step.n_operations(plan.batch_size)
+        with threads_for(n_operations), products_in(plan.precision):
             return self._loop(plan, observer)
 
     def state(self) -> TrainerState:

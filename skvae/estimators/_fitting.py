@@ -409,6 +409,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             prior_precision=float(self.alpha),
             start_is_rival=start_is_rival,
             open_ended=partial,
+            precision=self.precision,
         )
         if partial:
             return plan

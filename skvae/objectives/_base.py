@@ -90,7 +90,7 @@ class GradientStep(ABC):
 
     @abstractmethod
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
-        """Set ``inputs.bounds``, and the gradients to those of the bounds' sum weighted by ``share``.
+        """Set ``inputs.bounds``, and the gradients to those of their sum weighted by ``share``.
 
         The gradients may be those of another estimator than the bounds' own.
         """
