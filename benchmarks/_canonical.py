@@ -92,6 +92,9 @@ class Loop:
     def fit(self, n_epochs: int) -> None:
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Each fit begins anew."""
+
     @torch.no_grad()
     def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, log_variance = self.module.encode(torch.from_numpy(X).to(self.device))

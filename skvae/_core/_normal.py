@@ -24,8 +24,3 @@ def normal_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Log-density of independent standard normals, in nats, summed over the last axis."""
     return -0.5 * torch.linalg.vecdot(z, z) - 0.5 * LOG_2PI * z.shape[-1]
-
-
-def normal_entropy(log_scale: Tensor) -> Tensor:
-    """Entropy of independent normals, in nats, one value for each entry."""
-    return log_scale + 0.5 * (1.0 + LOG_2PI)

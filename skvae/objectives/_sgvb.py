@@ -104,11 +104,16 @@ class SGVBBound(Bound):
     ) -> Tensor:
         batch = model.observe(batch, noise)
         q = model.posterior(batch)
-        z, log_q = q.rsample_and_log_prob(noise)
+        log_q = None
+        if self.analytic:
+            z = q.rsample(noise)
+        else:
+            z, log_q = q.rsample_and_log_prob(noise)
         prior, observation = model.generative(batch, z)
         reconstruction = observation.log_prob(batch.x, batch.mask).mean(0)
         kl = prior.kl(q) if self.analytic else None
         if kl is None:
+            log_q = q.log_prob(z) if log_q is None else log_q
             kl = (log_q - prior.log_prob(z)).mean(0)
         bound = reconstruction - kl
         if clock is None or not self.is_weighted:

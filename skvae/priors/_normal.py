@@ -62,8 +62,8 @@ class StandardNormal(PriorDistribution):
         entropy = q.entropy()
         if entropy is None:
             return None
-        cross_entropy = 0.5 * (q.mean.square() + q.variance + LOG_2PI).sum(-1)
-        return cross_entropy - entropy
+        square = (q.mean * q.mean + q.variance).sum(-1)
+        return 0.5 * square - entropy + 0.5 * LOG_2PI * q.mean.shape[-1]
 
     def kl_per_component(self, q: HasMoments) -> Tensor:
         return 0.5 * (q.mean.square() + q.variance - 1.0 - torch.log(q.variance))

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from skvae._core._normal import normal_entropy, normal_log_prob, standard_normal_log_prob
+from skvae._core._normal import normal_log_prob, standard_normal_log_prob
 
 RNG = np.random.default_rng(0)
 X, MEAN, LOG_SCALE = RNG.normal(size=(3, 5, 4))
@@ -19,8 +19,3 @@ def test_standard_log_prob():
     np.testing.assert_allclose(
         standard_normal_log_prob(torch.from_numpy(X)), stats.norm.logpdf(X).sum(-1)
     )
-
-
-def test_entropy():
-    answer = normal_entropy(torch.from_numpy(LOG_SCALE))
-    np.testing.assert_allclose(answer, stats.norm(0.0, np.exp(LOG_SCALE)).entropy())

@@ -1,0 +1,202 @@
+"""Other packages that train the same autoencoder, each in its own usual way, where installed.
+
+Encoder and decoder have one hidden layer with ReLU, the rate of Adam is 1e-3, and the likelihood
+is the cross-entropy of grey values or a normal with unit variance.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+
+import numpy as np
+import torch
+from _canonical import LikelihoodName
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+from torch import nn
+
+
+class Peer:
+    """A contestant: fits afresh for so many epochs."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        *,
+        n_hidden: int,
+        n_latent: int,
+        batch_size: int,
+        likelihood: LikelihoodName,
+        device: str,
+    ) -> None:
+        self.X, self.batch_size, self.device = X, batch_size, device
+        self.n_columns, self.n_hidden, self.n_latent = X.shape[1], n_hidden, n_latent
+        self.bernoulli = likelihood == "bernoulli"
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether its packages are there."""
+        return all(importlib.util.find_spec(name) is not None for name in cls.needs)
+
+    def fit(self, n_epochs: int) -> None:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Make the next fit begin anew."""
+
+
+class Perceptron(Peer):
+    """scikit-learn's perceptron with the rows as its target: no noise, no divergence."""
+
+    name = "MLPRegressor"
+
+    def fit(self, n_epochs: int) -> None:
+        model = MLPRegressor(
+            hidden_layer_sizes=(self.n_hidden, self.n_latent, self.n_hidden),
+            batch_size=self.batch_size,
+            max_iter=n_epochs,
+            tol=0.0,
+            n_iter_no_change=n_epochs + 1,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(self.X, self.X)
+
+
+class Pythae(Peer):
+    """pythae's VAE and trainer."""
+
+    name = "pythae"
+    needs = ("pythae",)
+
+    def fit(self, n_epochs: int) -> None:
+        from pythae.data.datasets import BaseDataset
+        from pythae.models import VAE, VAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+        logging.disable(logging.INFO)
+        sizes = (self.n_columns, self.n_hidden, self.n_latent)
+        last: list[nn.Module] = [nn.Sigmoid()] if self.bernoulli else []
+
+        class Encoder(BaseEncoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = nn.Sequential(nn.Linear(sizes[0], sizes[1]), nn.ReLU())
+                self.mean = nn.Linear(sizes[1], sizes[2])
+                self.log_variance = nn.Linear(sizes[1], sizes[2])
+
+            def forward(self, x):
+                hidden = self.layers(x)
+                return ModelOutput(
+                    embedding=self.mean(hidden), log_covariance=self.log_variance(hidden)
+                )
+
+        class Decoder(BaseDecoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = nn.Sequential(
+                    nn.Linear(sizes[2], sizes[1]), nn.ReLU(), nn.Linear(sizes[1], sizes[0]), *last
+                )
+
+            def forward(self, z):
+                return ModelOutput(reconstruction=self.layers(z))
+
+        torch.manual_seed(0)
+        config = VAEConfig(
+            input_dim=(self.n_columns,),
+            latent_dim=self.n_latent,
+            reconstruction_loss="bce" if self.bernoulli else "mse",
+        )
+        self.model = VAE(config, encoder=Encoder(), decoder=Decoder())
+        with tempfile.TemporaryDirectory() as folder:
+            training = BaseTrainerConfig(
+                output_dir=folder,
+                num_epochs=n_epochs,
+                learning_rate=1e-3,
+                per_device_train_batch_size=self.batch_size,
+                optimizer_cls="Adam",
+                no_cuda=self.device == "cpu",
+            )
+            data = BaseDataset(torch.from_numpy(self.X), torch.ones(len(self.X)))
+            BaseTrainer(model=self.model, train_dataset=data, training_config=training).train()
+
+    @torch.no_grad()
+    def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        output = self.model.encoder(torch.from_numpy(X))
+        return output.embedding.numpy(), torch.exp(0.5 * output.log_covariance).numpy()
+
+    @torch.no_grad()
+    def expected(self, Z: np.ndarray) -> np.ndarray:
+        return self.model.decoder(torch.from_numpy(Z)).reconstruction.numpy()
+
+
+class KerasOnJax(Peer):
+    """Keras with a compiled step by JAX; what compiling takes is in the first epoch."""
+
+    name = "Keras on JAX"
+    needs = ("keras", "jax")
+    model = None
+
+    def forget(self) -> None:
+        self.model = None
+
+    def fit(self, n_epochs: int) -> None:
+        os.environ["KERAS_BACKEND"] = "jax"
+        import keras
+        from keras import layers, ops
+
+        n_columns, n_hidden, n_latent = self.n_columns, self.n_hidden, self.n_latent
+
+        class Autoencoder(keras.Model):
+            def __init__(self) -> None:
+                super().__init__()
+                self.hidden = layers.Dense(n_hidden, "relu")
+                self.mean = layers.Dense(n_latent)
+                self.log_variance = layers.Dense(n_latent)
+                self.hidden_2 = layers.Dense(n_hidden, "relu")
+                self.outputs_ = layers.Dense(n_columns)
+                self.seed = keras.random.SeedGenerator(0)
+
+            def call(self, x):
+                hidden = self.hidden(x)
+                mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+                noise = keras.random.normal(ops.shape(mean), seed=self.seed)
+                z = mean + ops.exp(0.5 * log_variance) * noise
+                terms = 1 + log_variance - ops.square(mean) - ops.exp(log_variance)
+                self.add_loss(ops.mean(-0.5 * ops.sum(terms, -1)))
+                return self.outputs_(self.hidden_2(z))
+
+        def loss(x, output):
+            if self.bernoulli:
+                softplus = ops.maximum(output, 0) + ops.log1p(ops.exp(-ops.abs(output)))
+                return ops.sum(softplus - output * x, -1)
+            return 0.5 * ops.sum(ops.square(x - output), -1)
+
+        if self.model is None:
+            keras.utils.set_random_seed(0)
+            self.model = Autoencoder()
+            self.model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=loss)
+        # Trained further where it was compiled before: a fresh one would be compiled anew.
+        self.model.fit(self.X, self.X, batch_size=self.batch_size, epochs=n_epochs, verbose=0)
+
+    def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hidden = self.model.hidden(X)
+        log_variance = np.asarray(self.model.log_variance(hidden))
+        return np.asarray(self.model.mean(hidden)), np.exp(0.5 * log_variance)
+
+    def expected(self, Z: np.ndarray) -> np.ndarray:
+        output = np.asarray(self.model.outputs_(self.model.hidden_2(Z)))
+        return 1.0 / (1.0 + np.exp(-output)) if self.bernoulli else output
+
+
+PEERS = [Perceptron, Pythae, KerasOnJax]
