@@ -20,6 +20,7 @@ from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainingResult
 from skvae.engine._precision import products_in
+from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
@@ -93,6 +94,7 @@ class CrossFit(TrainingLoop):
             self.learning_rate,
             prior_precision=[plan.prior_precision / len(rows) for rows in self._members],
         )
+        self._run = runner_for(self._step, plan.n_steps(n_rows))
         self.clock = self._step.clock
         self._plan = plan
         self._x = torch.stack([rows.slice(0, n_rows) for rows in data])
@@ -147,7 +149,7 @@ class CrossFit(TrainingLoop):
                 own[:n_steps] = x[rows]
             chunk.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
             chunk.prepare(n_steps, self._noise_generator)
-            self._step.run(chunk.steps[:n_steps])
+            self._run(chunk.steps[:n_steps])
             total += chunk.total(n_steps)[0]
         finite = all(bool(torch.isfinite(t).all()) for t in self._step.weights())
         return float(total) / len(self._members[0]) if finite else math.nan

@@ -14,6 +14,7 @@ from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._precision import products_in
+from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
@@ -119,6 +120,7 @@ class Trainer(TrainingLoop):
             n_rows=plan.batch_size,
             with_features=self.step.gradient.needs_features,
         )
+        self._run = runner_for(self.step, plan.n_steps(len(rows)))
         self._departures, self.n_departures = departures, len(departures)
         n_operations = self.step.n_operations(plan.batch_size)
         with threads_for(n_operations), products_in(plan.precision):
@@ -173,7 +175,7 @@ class Trainer(TrainingLoop):
         chunk, total = self._chunk, 0.0
         for n_steps in self._rows.fill(chunk.x[0], chunk.weight[0], self._rows_generator):
             chunk.prepare(n_steps, self._noise_generator)
-            self.step.run(chunk.steps[:n_steps])
+            self._run(chunk.steps[:n_steps])
             total = total + chunk.total(n_steps)
         # The only values that reach the host: one tally and one flag for each epoch.
         finite = all(bool(torch.isfinite(t).all()) for t in self.step.weights())

@@ -104,18 +104,20 @@ class LearningRate:
     ----------
     plateau : Tensor of shape (), float64
         On the device, so that the engine may lower it between steps.
+    is_number : bool
+        Whether rates are numbers, as they are on the CPU, rather than tensors.
     """
 
     def __init__(self, rate: float, n_warmup: int, n_cooldown: int, device: torch.device) -> None:
         self.plateau = torch.full((), rate, dtype=torch.float64, device=device)
         self.n_warmup = n_warmup
         self.n_cooldown = n_cooldown
+        # In plain numbers it is quicker, but a recorded step would go on with the first of them.
+        self.is_number = device.type == "cpu"
 
     def __call__(self, clock: Clock) -> Tensor | float:
-        """Rate of the step about to be taken: a number on the CPU, else a tensor without axes."""
-        if clock.step.device.type == "cpu":
-            # The same in plain numbers: ten calls on tensors of one number take longer than a step
-            # of a small model should.
+        """Rate of the step about to be taken, a number or a tensor without axes."""
+        if self.is_number:
             step = float(clock.step)
             factor = min((step + 1.0) / (self.n_warmup + 1.0), 1.0)
             elapsed = step - float(clock.cooldown_start)
