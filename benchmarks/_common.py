@@ -74,6 +74,15 @@ def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def pin(args: argparse.Namespace) -> None:
+    """Keep this process to as many cores as it may use threads.
+
+    Packages with threads of their own do not ask torch how many they may use.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+
+
 # -- data ----------------------------------------------------------------------------------------
 
 

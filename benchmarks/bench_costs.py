@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import interleave, markdown_table, parse, parser, write_results
+from _common import interleave, markdown_table, parse, parser, pin, write_results
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
@@ -327,6 +327,7 @@ def main() -> None:
     options.add_argument("--full", action="store_true", help="a million rows (minutes)")
     options.add_argument("--repeats", type=int, help="repetitions of each measurement (5)")
     args = parse(options)
+    pin(args)
     if args.repeats is None:
         args.repeats = 1 if args.smoke else 5
     args.n_rows = 4_000 if args.smoke else 1_000_000 if args.full else 200_000

@@ -6,7 +6,8 @@ batches and rate (Adam, 1e-3), in float32, from fresh weights, and are judged by
 NumPy; scikit-learn's MLPRegressor has neither noise nor divergence and is not judged. A step is the
 difference between a fit of many epochs and a fit of one, so that what a fit does once (checks,
 initial weights, diagnostics, compiling) is a column of its own. The matrix products are those of a
-step and nothing else: no loop in float32 can be faster. "skvae, own network" is a network that
+step and nothing else: no loop in float32 can be faster. The process is kept to as many cores as
+threads (``--threads``), since JAX has threads of its own. "skvae, own network" is a network that
 skvae does not know, trained by automatic differentiation; "skvae, default network" has a linear
 path beside it, which the others lack.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from _bounds import lower_bounds
 from _canonical import InMemory, LikelihoodName, Usual
-from _common import interleave, load_images, markdown_table, parse, parser, write_results
+from _common import interleave, load_images, markdown_table, parse, parser, pin, write_results
 from _peers import PEERS
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -243,6 +244,7 @@ def main() -> None:
     options.add_argument("--full", action="store_true", help="all rows (a quarter of an hour)")
     options.add_argument("--repeats", type=int, help="repetitions of each measurement (7)")
     args = parse(options)
+    pin(args)
     if args.repeats is None:
         args.repeats = 1 if args.smoke else 7
 

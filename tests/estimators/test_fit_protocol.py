@@ -383,7 +383,7 @@ def test_best_state_on_held_out_rows_is_kept():
     X = factor_rows(60)
     scorer = Scorer()
     # Rates so high that later epochs are often worse.
-    vae = small_vae(init="random", learning_rate_init=0.3, max_iter=15, solver=Adam(warmup_steps=0))
+    vae = small_vae(init="random", learning_rate_init=0.1, max_iter=15, solver=Adam(warmup_steps=0))
     vae.set_callbacks(scorer).fit(X)
     best = int(np.argmax(vae.validation_scores_))
     assert best < 14
@@ -692,7 +692,7 @@ def test_training_steps_back_where_the_bound_is_not_finite():
     X = factor_rows(200)
     ended = []
     vae = small_vae(
-        init="random", max_iter=15, learning_rate_init=1e6, solver=Adam(warmup_steps=0)
+        init="random", max_iter=15, learning_rate_init=1e5, solver=Adam(warmup_steps=0)
     ).set_callbacks(Callback(end=ended.append))
     with pytest.warns(ConvergenceWarning, match=r"not finite \d+ times.*lower learning_rate_init"):
         vae.fit(X)
@@ -710,7 +710,7 @@ def test_what_is_kept_after_trouble_is_no_worse_than_the_start():
     trouble = small_vae(
         init="random",
         early_stopping=False,
-        learning_rate_init=0.03,
+        learning_rate_init=1.0,
         solver=SGD(clip_norm=None, momentum=0.0, warmup_steps=0),
     )
     untrained = small_vae(init="random", early_stopping=False, learning_rate_init=1e-30).fit(X)
