@@ -21,9 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _canonical import curve
 from _common import interleave, markdown_table, parse, parser, pin, write_results
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -246,6 +249,41 @@ def start(args: argparse.Namespace) -> list[dict]:
     ]
 
 
+def whole_fit(args: argparse.Namespace) -> list[dict]:
+    """A default fit, start and judgement included, beside a plain loop at its best.
+
+    The plain loop's best held-out bound is chosen on the held-out rows, and its time is that until
+    it first came within 0.05 nats of it; nobody tells a user when that is.
+    """
+    digits = load_digits().data
+    digits += np.random.RandomState(0).uniform(size=digits.shape)
+    sets = {"digits": digits, "breast cancer": load_breast_cancer().data}
+    rows = []
+    for name, X in sets.items():
+        train, test = train_test_split(X, random_state=0)
+        began = time.process_time()
+        model = VariationalAutoencoder(2, random_state=0).fit(train)
+        ours = time.process_time() - began
+        bound = float(model.lower_bound(test).mean())
+        seconds = 1.0 if args.smoke else 60.0
+        points = curve(train, test, n_latent=2, seconds=seconds, seed=0, with_loader=True)
+        best = max(b for _, b in points)
+        at_best = next(s for s, b in points if b >= best - 0.05)
+        level = next((s for s, b in points if b >= bound), None)
+        rows.append(
+            {
+                "data": name,
+                "default fit, s": ours,
+                "its bound": f"{bound:.2f}",
+                "best of the loop": f"{best:.2f}",
+                "reached after, s": at_best,
+                "default fit is faster by": at_best / ours,
+                "the loop at our bound, s": f"not in {seconds:.0f}" if level is None else level,
+            }
+        )
+    return rows
+
+
 MEMORY = """
 import resource, sys
 import numpy as np
@@ -319,7 +357,7 @@ def growth(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-PARTS = [encoding, scoring, side_by_side, start, memory, growth]
+PARTS = [encoding, scoring, side_by_side, whole_fit, start, memory, growth]
 
 
 def main() -> None:
