@@ -19,6 +19,7 @@ import itertools
 import statistics
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,29 @@ def measure(work: Workload, args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def plot(results: list[dict], path: Path) -> None:
+    """Bars of the speed of each contestant, the usual loop being 1, one panel for each size."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(row["workload"] for row in results))
+    figure, panels = plt.subplots(1, len(names), figsize=(4 * len(names), 4), sharey=True)
+    order = [c for c in dict.fromkeys(r["contestant"] for r in results) if c != Products.name]
+    for panel, name in zip(panels, names, strict=True):
+        speeds = {r["contestant"]: r["speed"] for r in results if r["workload"] == name}
+        colours = ["tab:blue" if c.startswith("skvae") else "0.7" for c in order]
+        panel.barh(order, [speeds.get(c, 0.0) for c in order], color=colours)
+        panel.axvline(speeds[Products.name], color="k", linestyle=":", label="bare products")
+        panel.set(title=name, xlabel="speed (usual loop = 1)")
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="all rows (a quarter of an hour)")
@@ -291,6 +315,7 @@ def main() -> None:
         ["# Time of a training step", __doc__.strip(), *tables, "\n".join(conclusions)]
     )
     write_results(args, "step", text=text, results={"measurements": results})
+    plot(results, args.output / "step.png")
 
 
 if __name__ == "__main__":
