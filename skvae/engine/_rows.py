@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Entries of X that are gathered and standardised at a time on a processor; they stay in its cache.
+GATHERED_AT_ONCE = 2**15
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
 
@@ -73,6 +75,15 @@ class Rows:
             x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
         return self._standardize(x).to(self._dtype)
 
+    def _gather_into(self, x: Tensor, positions: np.ndarray) -> None:
+        """Write rows at `positions`, standardised, to the first rows of `x`."""
+        step = len(positions)
+        if self._resident is None:
+            step = max(1, GATHERED_AT_ONCE // max(1, self.n_columns))
+        for start in range(0, len(positions), step):
+            some = positions[start : start + step]
+            x[start : start + len(some)] = self.gather(some)
+
     def slice(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of this set, standardised, on the device."""
         return self.gather(np.arange(start, min(stop, len(self))))
@@ -102,7 +113,7 @@ class Rows:
             n_padding = n_filled * batch_size - len(positions)
             if n_padding:
                 positions = np.concatenate([positions, np.resize(order, n_padding)])
-            flat_x[: len(positions)] = self.gather(positions)
+            self._gather_into(flat_x, positions)
             part = flat_weight[: len(positions)]
             part.fill_(1.0)
             part[len(positions) - n_padding :] = 0.0

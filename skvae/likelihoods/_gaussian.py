@@ -162,7 +162,7 @@ class GaussianHead(ObservationHead):
         self.common = common
 
     def standardize(self, x: Tensor) -> Tensor:
-        return (x.to(self.scale.dtype) - self.location) / self.scale
+        return torch.sub(x, self.location).div_(self.scale)
 
     def unstandardize(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype) + self.location.to(x.dtype)
