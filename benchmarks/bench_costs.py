@@ -3,8 +3,8 @@
 Encoding and scoring are compared with the plain ways to do the same with PyTorch, on the same
 weights; a row of scoring takes 5,000 draws. Models side by side share one step, and their time is
 per model. Peak memory is that of a fresh process which fits one epoch, above the process with the
-data alone. Width is that of two hidden layers. Growth is the slope of log time against log size, over sizes that differ by 8 to 16
-times; 1 is proportional.
+data alone. Width is that of two hidden layers. Growth is the slope of log time against log size,
+over sizes that differ by 8 to 16 times; 1 is proportional.
 """
 
 from __future__ import annotations

@@ -162,6 +162,8 @@ class GaussianHead(ObservationHead):
         self.common = common
 
     def standardize(self, x: Tensor) -> Tensor:
+        x = x if x.is_floating_point() else x.to(self.location.dtype)
+        # One pass converts and subtracts; the result is float64 whatever x is.
         return torch.sub(x, self.location).div_(self.scale)
 
     def unstandardize(self, x: Tensor) -> Tensor:
