@@ -35,9 +35,9 @@ class CrossFit(TrainingLoop):
     Parameters
     ----------
     models : sequence of Autoencoder
-        The first for all rows, the others for the complements of the folds, in their order. Each
-        has its own buffers (location, scale) and stands at its own start, a rival of what training
-        finds.
+        Those for all rows, one for each restart, and then for each restart those for the
+        complements of the folds, in their order. Each has its own buffers (location, scale) and
+        stands at its own start, a rival of what training finds.
     departures : sequence of sequences of Autoencoder
         The same models standing where training begins, and where it begins anew should it not
         beat the start.
@@ -49,6 +49,9 @@ class CrossFit(TrainingLoop):
     solver : Solver
     plan : Plan
     streams : Streams
+    n_restarts : int, default=1
+        From different weights, side by side; of each epoch it is the one with the best held-out
+        bound that counts.
     """
 
     def __init__(
@@ -61,13 +64,15 @@ class CrossFit(TrainingLoop):
         solver: Solver,
         plan: Plan,
         streams: Streams,
+        n_restarts: int = 1,
     ) -> None:
         first = next(models[0].parameters())
         device, dtype = first.device, first.dtype
-        n_rows, n_models = len(folds), len(models)
-        self._model, self._bound = models[0], bound
+        n_rows, n_folds = len(folds), len(models) // n_restarts - 1
+        self._models, self._bound, self._n_restarts = models, bound, n_restarts
         self._departures, self.n_departures = departures, len(departures)
-        members = [np.arange(n_rows)] + [np.flatnonzero(folds != i) for i in range(n_models - 1)]
+        complements = [np.flatnonzero(folds != i) for i in range(n_folds)]
+        members = [np.arange(n_rows)] * n_restarts + complements * n_restarts
         self._members = [torch.from_numpy(rows) for rows in members]
         self._n_steps = plan.steps_per_epoch(n_rows)
         size = self._n_rows_at_once = -(-n_rows // self._n_steps)
@@ -102,14 +107,15 @@ class CrossFit(TrainingLoop):
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
         # Held-out rows of each fold, filled up to the same number with rows that do not count.
-        outside = [np.flatnonzero(folds == i) for i in range(n_models - 1)]
+        outside = [np.flatnonzero(folds == i) for i in range(n_folds)] * n_restarts
         width = max(len(rows) for rows in outside)
         index = torch.from_numpy(np.stack([np.resize(rows, width) for rows in outside])).to(device)
         counts = np.stack([np.arange(width) < len(rows) for rows in outside])
         self._counts = torch.tensor(counts, device=device)
-        self._judges = bound.gradient_step(self._step.flat.stack.some(slice(1, None)))
-        self._held_out_rows = self._chunk_for(models[1:], evaluation_draws(n_rows), width)
-        for own, x, rows in zip(self._held_out_rows.x, self._x[1:], index, strict=True):
+        judges = slice(n_restarts, None)
+        self._judges = bound.gradient_step(self._step.flat.stack.some(judges))
+        self._held_out_rows = self._chunk_for(models[judges], evaluation_draws(n_rows), width)
+        for own, x, rows in zip(self._held_out_rows.x, self._x[judges], index, strict=True):
             own[0] = x[rows]
         self._held_out_rows.prepare(1, streams.generator("validation", device))
 
@@ -127,11 +133,16 @@ class CrossFit(TrainingLoop):
         )
 
     def train(self, observer: Observer | None = None) -> TrainingResult:
-        """Train the models in place; the first is then in the state that is kept."""
+        """Train the models in place; `model` is then in the state that is kept."""
         n_operations = self._step.n_operations(self._n_rows_at_once)
         precision = self._plan.precision
         with torch.no_grad(), threads_for(n_operations), products_in(precision):
             return self._loop(self._plan, observer)
+
+    @property
+    def model(self) -> Autoencoder:
+        """The model on all rows whose restart leads."""
+        return self._models[self.leader]
 
     def _epoch(self) -> float:
         chunk, device = self._chunk, self._x.device
@@ -150,13 +161,16 @@ class CrossFit(TrainingLoop):
             chunk.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
-            total += chunk.total(n_steps)[0]
+            total += chunk.total(n_steps)[self.leader]
         finite = all(bool(torch.isfinite(t).all()) for t in self._step.weights())
         return float(total) / len(self._members[0]) if finite else math.nan
 
     def _held_out(self) -> Tensor:
-        bounds = self._judges.bounds(self._held_out_rows.steps[0])
-        return bounds[self._counts].double()
+        bounds = self._judges.bounds(self._held_out_rows.steps[0])[self._counts].double()
+        by_restart = bounds.view(self._n_restarts, -1)
+        if self._n_restarts > 1:
+            self.leader = int(by_restart.mean(1).argmax())
+        return by_restart[self.leader]
 
     def _depart(self, place: int) -> None:
         values = self._step.flat.stack.values
@@ -165,9 +179,9 @@ class CrossFit(TrainingLoop):
                 values[name][i].copy_(parameter.detach())
 
     def _training_bound(self) -> float:
-        stack = self._step.flat.stack.some(slice(0, 1))
-        chunk = self._chunk_for([self._model], 1, self._x.shape[1])
-        chunk.x[0, 0] = self._x[0]
+        stack = self._step.flat.stack.some(slice(self.leader, self.leader + 1))
+        chunk = self._chunk_for([self.model], 1, self._x.shape[1])
+        chunk.x[0, 0] = self._x[self.leader]
         chunk.prepare(1, self._noise_generator)
         return float(self._bound.gradient_step(stack).bounds(chunk.steps[0]).mean())
 

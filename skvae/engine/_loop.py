@@ -48,6 +48,9 @@ class TrainingLoop(ABC):
         Over the life of the model.
     n_departures : int
         How many places there are from which training may leave a start that is a rival.
+    leader : int
+        Of several restarts that are trained side by side, the one that bounds were last reported
+        of: the best on held-out rows, or on the training rows where there are none.
     """
 
     learning_rate: LearningRate
@@ -56,6 +59,7 @@ class TrainingLoop(ABC):
     n_warmup_epochs: int
     n_epochs: int = 0
     n_departures: int = 0
+    leader: int = 0
 
     @abstractmethod
     def _epoch(self) -> float:
@@ -139,6 +143,7 @@ class TrainingLoop(ABC):
             run.best_state = max((start, run.proven, run.finite), key=self._training_bound_at)
         if run.best_state is not None:
             self._restore(run.best_state, weights_only=True)
+            self._held_out()  # who led then leads again
         if result.status is Status.DIVERGED and not result.bounds:
             raise FloatingPointError(Status.DIVERGED.value)
         return result

@@ -1,4 +1,4 @@
-"""The loop for one model, with held-out rows or without."""
+"""The loop for a model, with held-out rows or without, and for restarts of it side by side."""
 
 from __future__ import annotations
 
@@ -41,6 +41,9 @@ class Trainer(TrainingLoop):
     streams : Streams
     n_rows : int
         Rows of the training set, for the weight of the prior on weights and the warm-up.
+    others : sequence of LatentVariableModel, default=()
+        The same model with other weights: restarts, trained in place and side by side. It is the
+        best of all that counts.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Trainer(TrainingLoop):
         plan: Plan,
         streams: Streams,
         n_rows: int,
+        others: Sequence[LatentVariableModel] = (),
     ) -> None:
         device = next(model.parameters()).device
         steps_per_epoch = plan.steps_per_epoch(n_rows)
@@ -62,14 +66,14 @@ class Trainer(TrainingLoop):
             self.n_cooldown_epochs * steps_per_epoch,
             device,
         )
+        self.models = [model, *others]
         self.step = TrainingStep(
-            [model],
+            self.models,
             bound,
             solver,
             self.learning_rate,
-            prior_precision=[plan.prior_precision / n_rows],
+            prior_precision=[plan.prior_precision / n_rows] * len(self.models),
         )
-        self.model = model
         self.bound = bound
         self.streams = streams
         self.clock = self.step.clock
@@ -77,7 +81,7 @@ class Trainer(TrainingLoop):
         self._batch_size = plan.batch_size
         self._rows: Rows | None = None
         self._validation: Rows | None = None
-        self._departures: Sequence[nn.Module] = ()
+        self._departures: Sequence[Sequence[nn.Module]] = ()
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
 
@@ -87,7 +91,7 @@ class Trainer(TrainingLoop):
         plan: Plan,
         *,
         validation: Rows | None = None,
-        departures: Sequence[nn.Module] = (),
+        departures: Sequence[Sequence[nn.Module]] = (),
         observer: Observer | None = None,
     ) -> TrainingResult:
         """Train for at most ``plan.max_epochs`` epochs.
@@ -99,8 +103,8 @@ class Trainer(TrainingLoop):
         validation : Rows or None
             Held-out rows that decide which state is kept and when to stop; None means that the
             training bound decides when to stop, and that the last state is kept.
-        departures : sequence of Module
-            The model standing where training begins, if the state that it is in at this call is
+        departures : sequence of sequences of Module
+            The models standing where training begins, if the state that they are in at this call is
             only to be compared with, and where it begins anew should it not beat that state.
         observer : Observer or None
 
@@ -113,7 +117,7 @@ class Trainer(TrainingLoop):
         """
         self._rows, self._validation, self._batch_size = rows, validation, plan.batch_size
         self._chunk = Chunk(
-            [self.model],
+            self.models,
             rows.n_columns,
             n_draws=self.bound.n_draws,
             n_steps=plan.steps_per_epoch(len(rows)),
@@ -126,10 +130,17 @@ class Trainer(TrainingLoop):
         with threads_for(n_operations), products_in(plan.precision):
             return self._loop(plan, observer)
 
+    @property
+    def model(self) -> LatentVariableModel:
+        """The model that leads."""
+        return self.models[self.leader]
+
     def state(self) -> TrainerState:
-        """What another trainer of the same model needs in order to go on."""
+        """What another trainer of the leading model needs in order to go on."""
+        own = slice(self.leader, self.leader + 1)
+        carried = self.step.state()[self._n_weight_tensors :]
         return TrainerState(
-            [t.cpu().clone() for t in self.step.state()[self._n_weight_tensors :]],
+            [(t[own] if t.ndim else t).cpu().clone() for t in carried],
             float(self.learning_rate.plateau) / self._rate,
             self._rows_generator.get_state(),
             self._noise_generator.get_state(),
@@ -151,13 +162,21 @@ class Trainer(TrainingLoop):
         return bounds_of_rows(self.model, self.bound, rows, self.streams)
 
     def _held_out(self) -> Tensor | None:
-        return None if self._validation is None else self.validate(self._validation)
+        if self._validation is None:
+            return None
+        if len(self.models) == 1:
+            return self.validate(self._validation)
+        rows = self._validation
+        bounds = [bounds_of_rows(m, self.bound, rows, self.streams) for m in self.models]
+        self.leader = max(range(len(bounds)), key=lambda i: _or_least(bounds[i].mean()))
+        return bounds[self.leader]
 
     def _depart(self, place: int) -> None:
         with torch.no_grad():
-            own = dict(self.model.named_parameters())
-            for name, parameter in self._departures[place].named_parameters():
-                own[name].copy_(parameter)
+            for model, departure in zip(self.models, self._departures[place], strict=True):
+                own = dict(model.named_parameters())
+                for name, parameter in departure.named_parameters():
+                    own[name].copy_(parameter)
 
     def _training_bound(self) -> float:
         assert self._rows is not None
@@ -172,14 +191,26 @@ class Trainer(TrainingLoop):
 
     def _epoch(self) -> float:
         assert self._rows is not None
-        chunk, total = self._chunk, 0.0
+        chunk, total = self._chunk, torch.zeros(())
         for n_steps in self._rows.fill(chunk.x[0], chunk.weight[0], self._rows_generator):
+            # Restarts see the same rows, with noise of their own.
+            chunk.x[1:, :n_steps] = chunk.x[:1, :n_steps]
+            chunk.weight[1:, :n_steps] = chunk.weight[:1, :n_steps]
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
-            total = total + chunk.total(n_steps)
-        # The only values that reach the host: one tally and one flag for each epoch.
+            total = total.to(chunk.x.device) + chunk.total(n_steps)
+        # The only values that reach the host: the tallies and one flag for each epoch.
         finite = all(bool(torch.isfinite(t).all()) for t in self.step.weights())
-        return float(total) / len(self._rows) if finite else math.nan
+        bounds = (total / len(self._rows)).tolist()
+        if self._validation is None:
+            self.leader = max(range(len(bounds)), key=lambda i: _or_least(bounds[i]))
+        return bounds[self.leader] if finite else math.nan
+
+
+def _or_least(bound: Tensor | float) -> float:
+    """The number, or minus infinity if it is not finite."""
+    value = float(bound)
+    return value if math.isfinite(value) else -math.inf
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -60,7 +60,7 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 
 
 class Setup(NamedTuple):
-    """What training starts from."""
+    """What training starts from; `others` are restarts of `model`, with other weights."""
 
     components: dict[str, Component]
     model: LatentVariableModel
@@ -68,6 +68,7 @@ class Setup(NamedTuple):
     seed: int
     state: TrainerState | None
     n_epochs: int
+    others: tuple[LatentVariableModel, ...] = ()
 
 
 class FittedByBound(CallbackSupportMixin, BaseEstimator):
@@ -215,10 +216,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
         summary = components["likelihood_"].summarize(rows)
         self._check_moments(summary)
-        generator = Streams(seed).generator("init")
-        model = self._build_model(components, int(n_components), summary, generator)
-        model = model.to(resolve_device(self.device))
-        return Setup(components, model, summary.mean, seed, None, 0)
+        device = resolve_device(self.device)
+        model, *others = (
+            self._build_model(components, int(n_components), summary, generator).to(device)
+            for generator in _restart_generators(seed, self.n_init)
+        )
+        return Setup(components, model, summary.mean, seed, None, 0, tuple(others))
 
     def _continue(self, components: dict[str, Component]) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
@@ -245,9 +248,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if not partial and self._can_cross_fit(setup, rows):
             groups = copies(rows)
             if len(np.unique(groups)) >= FEWEST_ROWS:
-                departures = self._start(setup, _rows_for(setup.model, rows))
-                if departures:
-                    return self._cross_fit(setup, departures, rows, groups, progress)
+                if has_linear_start(setup.model):
+                    return self._cross_fit(setup, rows, groups, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
@@ -256,9 +258,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
-        departures: list[Autoencoder] = []
+        others = () if partial else setup.others
+        departures: list[Sequence[Autoencoder]] = []
         if self.init == "linear" and setup.n_epochs == 0:
-            departures = self._start(setup, training)
+            places = [
+                self._start(setup._replace(model=restart), training) for restart in (model, *others)
+            ]
+            departures = list(zip(*places, strict=True))
         started = bool(departures)
         is_linear = self.init == "linear" and has_linear_start(model)
         if is_linear and self.early_stopping and not partial and validation is None:
@@ -269,15 +275,17 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
         plan = self._plan(len(training), partial=partial, start_is_rival=started)
         bound = setup.components["objective_"].build(plan.n_steps(len(training)))
-        model.requires_grad_(True)
-        trainer = Trainer(model, bound, setup.components["solver_"], plan, streams, len(training))
+        for restart in (model, *others):
+            restart.requires_grad_(True)
+        solver = setup.components["solver_"]
+        trainer = Trainer(model, bound, solver, plan, streams, len(training), others)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
 
         def attributes_now() -> dict[str, Any]:
-            fitted = self._fitted_attributes(setup, own_storage(copy.deepcopy(model)), rows)
-            return fitted | {"n_iter_": trainer.n_epochs}
+            own = own_storage(copy.deepcopy(trainer.model))
+            return self._fitted_attributes(setup, own, rows) | {"n_iter_": trainer.n_epochs}
 
         progress.attributes = attributes_now
         with self._explaining_divergence():
@@ -291,10 +299,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         progress.training_ends(result.status)
         state = trainer.state()
+        setup = setup._replace(model=trainer.model)
         if result.kept_start:
             # Nothing was gained by training, and the start needs no held-out rows.
-            self._start(setup, _rows_for(model, rows))
-        fitted = self._fitted_attributes(setup, own_storage(model), rows)
+            self._start(setup, _rows_for(setup.model, rows))
+        fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
     def _can_cross_fit(self, setup: Setup, rows: np.ndarray) -> bool:
@@ -311,29 +320,28 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         )
 
     def _cross_fit(
-        self,
-        setup: Setup,
-        departures: list[Autoencoder],
-        rows: np.ndarray,
-        groups: np.ndarray,
-        progress: Progress,
+        self, setup: Setup, rows: np.ndarray, groups: np.ndarray, progress: Progress
     ) -> tuple[TrainingResult, None, dict[str, Any]]:
-        """Train the model of `setup`, at its start, beside models that judge it."""
+        """Train the models of `setup` beside models that judge them."""
         streams = Streams(setup.seed)
         folds = deal_folds(groups, N_FOLDS, streams.generator("validation"))
-        models, places = [setup.model], [departures]
-        for fold in range(N_FOLDS):
-            members = np.flatnonzero(folds != fold)
-            summary = setup.components["likelihood_"].summarize(rows[members])
-            model = self._build_model(
-                setup.components,
-                setup.model.latent_shape[0],
-                summary,
-                streams.generator("init"),
-            ).to(next(setup.model.parameters()).device)
-            own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
-            models.append(model)
-            places.append(own)
+        wholes = [setup.model, *setup.others]
+        models = list(wholes)
+        places = [
+            self._start(setup._replace(model=model), _rows_for(model, rows)) for model in wholes
+        ]
+        device, n_latent = next(setup.model.parameters()).device, setup.model.latent_shape[0]
+        for restart in range(len(wholes)):
+            for fold in range(N_FOLDS):
+                members = np.flatnonzero(folds != fold)
+                summary = setup.components["likelihood_"].summarize(rows[members])
+                # With the random weights of the model that it is to judge.
+                generator = _restart_generators(setup.seed, len(wholes))[restart]
+                model = self._build_model(setup.components, n_latent, summary, generator)
+                model = model.to(device)
+                own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
+                models.append(model)
+                places.append(own)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
         program = CrossFit(
@@ -345,16 +353,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             setup.components["solver_"],
             plan,
             streams,
+            len(wholes),
         )
 
         def attributes_now() -> dict[str, Any]:
-            own = own_storage(copy.deepcopy(setup.model))
+            own = own_storage(copy.deepcopy(program.model))
             return self._fitted_attributes(setup, own, rows) | {"n_iter_": program.n_epochs}
 
         progress.attributes = attributes_now
         with self._explaining_divergence():
             result = program.train(progress)
         progress.training_ends(result.status)
+        setup = setup._replace(model=program.model)
         if result.kept_start:
             self._start(setup, _rows_for(setup.model, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
@@ -482,6 +492,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
+
+
+def _restart_generators(seed: int, n_restarts: int) -> list[torch.Generator]:
+    """Generators of initial weights, one for each restart; the first is that of a single fit."""
+    first = Streams(seed).generator("init")
+    seeds = np.random.SeedSequence(first.initial_seed()).generate_state(n_restarts, np.uint32)
+    return [first, *(torch.Generator().manual_seed(int(s)) for s in seeds[1:])]
 
 
 def _rows_for(

@@ -94,6 +94,11 @@ class VariationalAutoencoder(LatentVariableEstimator):
         "auto" is as many epochs as 1000 steps take, and 3 at least.
     tol : float, default=1e-3
         Smallest gain that counts as an improvement, in nats per row.
+    n_init : int, default=1
+        Trainings from different random weights, side by side as one program with one schedule, of
+        which the one with the best held-out bound is kept (or training bound, where no rows are
+        held out). They see the same rows in the same splits. A call that goes on with a fitted
+        model, and ``partial_fit``, train that one only.
     n_score_draws : int, default=100
         Draws of z for each row in ``score_samples`` and ``lower_bound``. With more draws the
         estimate of the log-likelihood rises towards it; with 1 it is a lower bound.
@@ -190,6 +195,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
         "precision": [StrOptions({"highest", "high", "medium"})],
         "device": [str],
@@ -220,6 +226,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         validation_fraction=0.1,
         n_iter_no_change="auto",
         tol=1e-3,
+        n_init=1,
         n_score_draws=100,
         precision="highest",
         device="auto",
@@ -246,6 +253,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.n_init = n_init
         self.n_score_draws = n_score_draws
         self.precision = precision
         self.device = device

@@ -463,7 +463,7 @@ def test_start_is_not_kept_where_its_bound_is_not_finite():
 
 def places(*numbers):
     """Counters that stand at these numbers."""
-    return [Counter(float(n)) for n in numbers]
+    return [[Counter(float(n))] for n in numbers]
 
 
 def by_place(before, first, second):
