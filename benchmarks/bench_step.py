@@ -6,8 +6,9 @@ batches and rate (Adam, 1e-3), in float32, from fresh weights, and are judged by
 NumPy; scikit-learn's MLPRegressor has neither noise nor divergence and is not judged. A step is the
 difference between a fit of many epochs and a fit of one, so that what a fit does once (checks,
 initial weights, diagnostics, compiling) is a column of its own. The matrix products are those of a
-step and nothing else: no loop in float32 can be faster. The process is kept to as many cores as
-threads (``--threads``), since JAX has threads of its own. "skvae, own network" is a network that
+step and nothing else: no loop on torch's float32 products can be faster (JAX brings its own). The
+process is kept to as many cores as threads (``--threads``), since JAX has threads of its own.
+"skvae, own network" is a network that
 skvae does not know, trained by automatic differentiation; "skvae, default network" has a linear
 path beside it, which the others lack.
 """
@@ -257,7 +258,7 @@ def plot(results: list[dict], path: Path) -> None:
         panel.axvline(speeds[Products.name], color="k", linestyle=":", label="bare products")
         panel.set(title=name, xlabel="speed (usual loop = 1)")
     panels[0].invert_yaxis()
-    panels[0].legend(loc="lower right")
+    panels[1].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
