@@ -344,7 +344,7 @@ def growth(args: argparse.Namespace) -> list[dict]:
     series = {
         "rows": [(n, lambda n=n: epoch(n)) for n in (16_000, 64_000, 256_000)],
         "columns": [(p, lambda p=p: epoch(16_000, p)) for p in (256, 1024, 2048)],
-        "width squared": [(h * h, lambda h=h: epoch(8_000, 50, h, 1)) for h in (1024, 2048, 4096)],
+        "width squared": [(h * h, lambda h=h: epoch(4_000, 50, (h, h))) for h in (512, 1024, 2048)],
         "draws": [(k, lambda k=k: epoch(8_000, n_draws=k)) for k in (8, 32, 128)],
     }
     rows = []

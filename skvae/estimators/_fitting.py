@@ -246,7 +246,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         if not partial and self._can_cross_fit(setup, rows):
-            groups = copies(rows)
+            groups = self._groups(setup, rows)
             if len(np.unique(groups)) >= FEWEST_ROWS:
                 if has_linear_start(setup.model):
                     return self._cross_fit(setup, rows, groups, progress)
@@ -254,7 +254,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         training_index = validation_index = None
         if self.early_stopping and not partial:
             training_index, validation_index = hold_out(
-                copies(rows), self.validation_fraction, streams.generator("validation")
+                self._groups(setup, rows), self.validation_fraction, streams.generator("validation")
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
@@ -276,7 +276,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         plan = self._plan(len(training), partial=partial, start_is_rival=started)
         bound = setup.components["objective_"].build(plan.n_steps(len(training)))
         for restart in (model, *others):
-            restart.requires_grad_(True)
+            # Of a model that was trained before nothing is; what a network's author froze stays.
+            if not any(p.requires_grad for p in restart.parameters()):
+                restart.requires_grad_(True)
         solver = setup.components["solver_"]
         trainer = Trainer(model, bound, solver, plan, streams, len(training), others)
         trainer.n_epochs = setup.n_epochs
@@ -305,6 +307,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             self._start(setup, _rows_for(setup.model, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
+
+    @staticmethod
+    def _groups(setup: Setup, rows: np.ndarray) -> np.ndarray:
+        """Groups of rows that must not be parted between training and judgement."""
+        if setup.components["likelihood_"].is_discrete:
+            return np.arange(len(rows))
+        return copies(rows)
 
     def _can_cross_fit(self, setup: Setup, rows: np.ndarray) -> bool:
         """Whether the rows are few enough, and the model simple enough, for `_cross_fit`."""

@@ -11,6 +11,10 @@ from sklearn.utils.validation import validate_data
 # Rows are read as they are in these dtypes and as float64 in any other.
 KEPT_DTYPES = [np.float64, np.float32, np.uint8, np.bool_]
 # Held-out rows are never fewer than this, and of fewer rows than FEWEST_ROWS none are held out.
+# Rows are copies, not draws that happen to be equal, only where some column has fractions and takes
+# more than VARIED as many values as there are different rows (looked for in so many of them), and
+# they are not more than FREQUENT times as many as of the median row.
+VARIED, MAX_TELLING_ROWS, FREQUENT = 0.5, 10_000, 20.0
 # Entries of X whose bits are mixed at a time; they stay in the cache.
 HASHED_AT_ONCE = 2**15
 MIN_VALIDATION_ROWS = 5
@@ -30,10 +34,34 @@ def compute_dtype(X: np.ndarray) -> np.dtype:
 
 
 def copies(rows: np.ndarray) -> np.ndarray:
-    """Group of identical rows that each row belongs to, (n_rows,), numbered from 0.
+    """Group of copies of one row that each row belongs to, (n_rows,), numbered from 0.
 
-    A row that is both trained on and held out says nothing about rows that were never seen.
+    A row that is both trained on and held out says nothing about rows that were never seen. But
+    equal rows need not be copies: where columns take few values they are draws like any other, and
+    so is a row that is far more frequent than the rest, such as one of zeros.
     """
+    _, first, groups, sizes = np.unique(
+        _hashes(rows), return_index=True, return_inverse=True, return_counts=True
+    )
+    n_rows = len(rows)
+    if len(sizes) == n_rows:
+        return groups
+    some = rows[first[np.linspace(0, len(first) - 1, min(len(first), MAX_TELLING_ROWS), dtype=int)]]
+    takes_many_values = any(
+        len(np.unique(column)) > VARIED * len(some) and (column != np.floor(column)).any()
+        for column in some.T
+    )
+    if not takes_many_values:
+        return np.arange(n_rows)
+    is_frequent = sizes > FREQUENT * max(1.0, float(np.median(sizes)))
+    alone = is_frequent[groups]
+    groups = groups.copy()
+    groups[alone] = len(sizes) + np.arange(int(alone.sum()))
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """Number of each row, (n_rows,), the same for equal rows and for hardly any others."""
     words = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[rows.dtype.itemsize]
     rng = np.random.default_rng(0)
     odd = rng.integers(2**62, size=rows.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -41,13 +69,15 @@ def copies(rows: np.ndarray) -> np.ndarray:
     step = max(1, HASHED_AT_ONCE // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         part = np.ascontiguousarray(rows[start : start + step])
+        if part.dtype.kind == "f":
+            part = part + np.zeros((), dtype=part.dtype)  # -0.0 becomes 0.0
         entry = part.view(words).astype(np.uint64)
         # Small integers differ in their highest bits only: bring them down, multiply them up.
         entry ^= entry >> np.uint64(29)
         entry *= odd
         entry ^= entry >> np.uint64(32)
         hashes[start : start + step] = entry.sum(axis=1, dtype=np.uint64)
-    return np.unique(hashes, return_inverse=True)[1]
+    return hashes
 
 
 def hold_out(
@@ -59,9 +89,10 @@ def hold_out(
     """
     n_rows, sizes = len(groups), np.bincount(groups)
     n_validation = max(int(n_rows * fraction), MIN_VALIDATION_ROWS)
-    if len(sizes) < FEWEST_ROWS or n_rows - n_validation < 2:
+    if len(sizes) < FEWEST_ROWS or n_rows - n_validation < 2 or sizes.min() > n_validation:
         return None, None
     order = torch.randperm(len(sizes), generator=generator).numpy()
+    order = order[sizes[order] <= n_validation]
     filled = np.cumsum(sizes[order])
     n_chosen = max(int(np.searchsorted(filled, n_validation, side="right")), 1)
     chosen = np.zeros(len(sizes), dtype=bool)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +52,15 @@ class LinearStart(NamedTuple):
 
 
 class Likelihood(Component, ABC, kind="likelihood"):
-    """Component that says how the columns are distributed given the latent variables."""
+    """Component that says how the columns are distributed given the latent variables.
+
+    Attributes
+    ----------
+    is_discrete : bool
+        Whether equal rows are to be expected.
+    """
+
+    is_discrete: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
@@ -283,6 +292,20 @@ class DerivedObservation(ABC):
         """
 
 
+@cache
+def _knows_rows(head: type[ObservationHead]) -> bool:
+    """Whether the density of rows is that of the columns.
+
+    A subclass with another density of the columns inherits one of rows that is not its own.
+    """
+    classes = head.__mro__
+    rows, columns = (
+        next(i for i, cls in enumerate(classes) if name in vars(cls))
+        for name in ("log_prob_rows", "log_prob_columns")
+    )
+    return rows <= columns or classes[rows] is ObservationHead
+
+
 class Observation(NamedTuple):
     """Value: the density of rows given the latent draws of one batch."""
 
@@ -291,9 +314,11 @@ class Observation(NamedTuple):
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed entries of each row, (n_draws, n_rows), in nats."""
-        if mask is None:
+        if mask is None and _knows_rows(type(self.head)):
             return self.head.log_prob_rows(self.params, x)
         columns = self.head.log_prob_columns(self.params, x)
+        if mask is None:
+            return columns.sum(-1)
         # `where`, not a product: 0 * inf under a mask would be NaN.
         return torch.where(mask > 0, columns, torch.zeros_like(columns)).sum(-1)
 

@@ -74,6 +74,8 @@ intensities in [0, 1].
         "soft": ["boolean"],
     }
 
+    is_discrete = True
+
     def __init__(self, *, binarize: Any = None, soft: bool = False) -> None:
         self.binarize = binarize
         self.soft = soft
@@ -232,15 +234,19 @@ class BernoulliHead(ObservationHead):
 def sum_of_log_probs(logits: Tensor, x: Tensor) -> Tensor:
     """Sum over the last axis of the log-probabilities of `x`, (n_draws, n_rows).
 
-    ``log p = (x - 1/2) l - |l| / 2 + log sigmoid(|l|)``. The first two terms are sums of products;
-    of the last, which lies between log 1/2 and 0, the logarithm is taken of products of many, so
-    that hardly any logarithms are needed.
+    ``log p = -(1 - x) max(l, 0) + x min(l, 0) + log sigmoid(|l|)``, of which no term is positive,
+    so that nothing cancels. The first two are sums of products; of the last, which lies between
+    log 1/2 and 0, the logarithm is taken of products of many, so that hardly any are needed.
     """
-    centred = (x - 0.5).unsqueeze(-1)
-    linear = torch.matmul(logits.transpose(0, 1), centred).squeeze(-1).transpose(0, 1)
-    size = logits.abs()
-    total = linear - 0.5 * size.sum(-1)
-    factors = size.sigmoid_()
+
+    def against(values: Tensor, weights: Tensor) -> Tensor:
+        """Sums of products over columns."""
+        by_row = torch.matmul(values.transpose(0, 1), weights.unsqueeze(-1))
+        return by_row.squeeze(-1).transpose(0, 1)
+
+    above, below = logits.clamp_min(0.0), logits.clamp_max(0.0)
+    total = against(below, x) - against(above, 1.0 - x)
+    factors = above.sub_(below).sigmoid_()
     n_whole = factors.shape[-1] // FACTORS * FACTORS
     groups = factors[..., :n_whole].unflatten(-1, (-1, FACTORS)).prod(-1)
     rest = factors[..., n_whole:].prod(-1)

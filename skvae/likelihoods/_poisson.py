@@ -37,6 +37,8 @@ class PoissonLikelihood(Likelihood, shorthand="poisson"):
     (3, 5)
     """
 
+    is_discrete = True
+
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> PoissonHead:
         """Head that starts at the mean count of each column."""
         self.check_parameters()

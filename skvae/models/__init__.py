@@ -7,4 +7,4 @@ from skvae.models._autoencoder import (
     start_linear_,
 )
 from skvae.models._base import Generative, LatentVariableModel
-from skvae.models._derived import DerivedAutoencoder, can_derive, is_derivative
+from skvae.models._derived import DerivedAutoencoder, can_derive, defines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skvae._core._batch import StepInputs
 from skvae._core._flat import Stack
@@ -17,33 +17,34 @@ from skvae.models._base import LatentVariableModel
 
 
 def can_derive(model: LatentVariableModel) -> bool:
-    """Whether every part of the model offers its gradient, and that of what it computes."""
-    if type(model) is not Autoencoder:
+    """Whether every part of the model offers its gradient, and is what it was written for.
+
+    A subclass may compute something else by any method that it overrides, and would inherit a
+    gradient that is not its own; so would a module with hooks, or parameters that are not trained.
+    """
+    if type(model) is not Autoencoder or not all(p.requires_grad for p in model.parameters()):
         return False
-    parts: dict[Any, tuple[str, ...]] = {
-        model.encoder: ("forward",),
-        model.decoder: ("forward",),
-        model.posterior_head: ("forward",),
-        model.prior_head: ("forward",),
-        model.observation_head: ("features", "params_from", "log_prob_columns"),
-    }
-    return all(
-        part.hand_derived and is_derivative(part, "derived", *computed)
-        for part, computed in parts.items()
+    parts = (
+        model.encoder,
+        model.decoder,
+        model.posterior_head,
+        model.prior_head,
+        model.observation_head,
+    )
+    return not any(_is_changed(m) for m in model.modules()) and all(
+        part.hand_derived and defines(part, "derived") for part in parts
     )
 
 
-def is_derivative(part: Any, gradient: str, *computed: str) -> bool:
-    """Whether the gradient is that of what the part computes.
-
-    A subclass that computes something else inherits a gradient that is not its own.
-    """
-    return all(issubclass(_definer(part, gradient), _definer(part, name)) for name in computed)
+def defines(part: Any, name: str) -> bool:
+    """Whether the class of `part` itself, and no class that it derives from, defines `name`."""
+    return name in vars(type(part))
 
 
-def _definer(part: Any, name: str) -> type:
-    """Class that defines the attribute of this name."""
-    return next(cls for cls in type(part).__mro__ if name in vars(cls))
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module computes something else than its class says."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 class DerivedAutoencoder:

@@ -159,8 +159,6 @@ class MLPHead(NetworkHead):
     linear maps would be one too many.
     """
 
-    hand_derived = True
-
     def __init__(
         self,
         n_inputs: int,

@@ -113,7 +113,7 @@ class AutomaticGradient(GradientStep):
         with torch.enable_grad():
             for i, model in enumerate(self._stack.modules):
                 bounds = self._bound(model, *inputs.of_model(i), clock)
-                torch.dot(inputs.share[i, :, 0], bounds).backward()
+                torch.dot(inputs.share[i, :, 0], bounds.to(inputs.share.dtype)).backward()
                 inputs.bounds[i].copy_(bounds.detach())
 
     def bounds(self, inputs: StepInputs) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from skvae._core._batch import Batch, Clock, StepInputs
 from skvae._core._flat import Stack
 from skvae._core._sklearn import Interval, StrOptions
-from skvae.models import DerivedAutoencoder, can_derive, is_derivative
+from skvae.models import DerivedAutoencoder, can_derive, defines
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound, GradientStep, Objective
 
@@ -128,7 +128,7 @@ class SGVBBound(Bound):
         return not (self.beta == 1.0 and self.n_warmup_steps == 0)
 
     def is_hand_derived(self, model: LatentVariableModel) -> bool:
-        return can_derive(model) and is_derivative(self, "gradient_step", "__call__")
+        return can_derive(model) and defines(self, "gradient_step")
 
     def gradient_step(self, stack: Stack) -> GradientStep:
         if self.is_hand_derived(stack.modules[0]):
