@@ -31,8 +31,11 @@ def can_derive(model: LatentVariableModel) -> bool:
         model.prior_head,
         model.observation_head,
     )
-    return not any(_is_changed(m) for m in model.modules()) and all(
-        part.hand_derived and defines(part, "derived") for part in parts
+    n_shared = sum(len(list(part.parameters())) for part in parts) - len(list(model.parameters()))
+    return (
+        not n_shared
+        and not any(_is_changed(m) for m in model.modules())
+        and all(part.hand_derived and defines(part, "derived") for part in parts)
     )
 
 

@@ -221,6 +221,17 @@ class MLPHead(NetworkHead):
         with torch.no_grad():
             self.output.bias.add_(outputs.to(self.output.bias.dtype))
 
+    @property
+    def hand_derived(self) -> bool:  # type: ignore[override]
+        """Whether the layers are those that were built, each with weights of its own."""
+        path = [] if self.linear_path is None else [self.linear_path]
+        layers = [*self.hidden, self.output, *path]
+        n_parameters = 2 * (len(self.hidden) + 1) + len(path)
+        return (
+            all(type(layer) in {Linear, LinearPath} for layer in layers)
+            and len(list(self.parameters())) == n_parameters
+        )
+
     def derived(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> DerivedMLP:
         return DerivedMLP(self, values, gradients)
 

@@ -287,14 +287,71 @@ class Negated(MLPHead):
         return -super().forward(inputs)
 
 
+class OtherFirst(MLPHead):
+    """Network that computes something else, by the method that `forward` calls."""
+
+    def first_outputs(self, inputs, n_outputs):
+        return -super().first_outputs(inputs, n_outputs)
+
+
+class OtherScale(GaussianHead):
+    """Another floor of the noise."""
+
+    def _log_scale(self, log_variance):
+        return super()._log_scale(log_variance).clamp_min(-0.5)
+
+
 @pytest.mark.parametrize(
     ("part", "changed"),
-    [("posterior_head", HalfScale), ("encoder", Negated), ("decoder", Negated)],
+    [
+        ("encoder", OtherFirst),
+        ("observation_head", OtherScale),
+        ("posterior_head", HalfScale),
+        ("encoder", Negated),
+        ("decoder", Negated),
+    ],
 )
 def test_subclass_of_another_part_does_not_inherit_the_gradient(part, changed):
     model, bound = one_model()
     getattr(model, part).__class__ = changed
     assert not bound.is_hand_derived(model)
+
+
+def hooked(model):
+    model.decoder.register_forward_hook(lambda module, inputs, output: 2.0 * output)
+
+
+def normalised(model):
+    torch.nn.utils.parametrizations.weight_norm(model.encoder.hidden[0])
+
+
+def replaced(model):
+    model.encoder.hidden[0] = torch.nn.Sequential(model.encoder.hidden[0], torch.nn.Tanh())
+
+
+def tied(model):
+    model.decoder.hidden[0].bias = model.encoder.hidden[0].bias
+
+
+def frozen(model):
+    model.encoder.hidden[0].weight.requires_grad_(False)
+
+
+def shadowed(model):
+    model.encoder.forward = lambda inputs: -type(model.encoder).forward(model.encoder, inputs)
+
+
+@pytest.mark.parametrize("change", [hooked, normalised, replaced, tied, frozen, shadowed])
+def test_changed_network_is_trained_by_automatic_differentiation(change):
+    model, bound = one_model()
+    change(model)
+    assert not bound.is_hand_derived(model)
+    step = training_step([model], bound, rate=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _, _, batches, noise = setting()
+    step(inputs_for(step, batches[:1], noise[:1]))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == (not p.requires_grad), name
 
 
 def test_subclass_of_the_bound_does_not_inherit_the_gradient():

@@ -6,7 +6,7 @@ import torch
 
 from skvae import VariationalAutoencoder
 from skvae.engine import deal_folds
-from skvae.estimators._rows import copies, hold_out
+from skvae.estimators._rows import _hashes, copies, hold_out
 
 
 def generator(seed=0):
@@ -15,7 +15,7 @@ def generator(seed=0):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("values", ["small integers", "normal", "bits"])
-def test_rows_are_of_one_group_if_and_only_if_they_are_equal(values, dtype):
+def test_rows_have_one_hash_if_and_only_if_they_are_equal(values, dtype):
     rng = np.random.default_rng(0)
     draws = {
         "small integers": lambda: rng.integers(0, 4, size=(20_000, 5)),
@@ -25,18 +25,48 @@ def test_rows_are_of_one_group_if_and_only_if_they_are_equal(values, dtype):
     X = draws[values]().astype(dtype)
     X = np.concatenate([X, X[::7]])
     expected = np.unique(X, axis=0, return_inverse=True)[1]
-    pairs = set(zip(copies(X).tolist(), expected.tolist(), strict=True))
-    assert len(pairs) == len(np.unique(expected)) == copies(X).max() + 1
+    pairs = set(zip(_hashes(X).tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == len(np.unique(expected)) == len(np.unique(_hashes(X)))
 
 
-def test_columns_are_told_apart():
-    assert len(set(copies(np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])))) == 2
+def test_columns_are_told_apart_and_zero_has_no_sign():
+    X = np.array([[0.1, 0.2], [0.2, 0.1], [0.1, 0.2], [0.0, 1.0], [-0.0, 1.0]])
+    numbers = _hashes(X)
+    assert numbers[0] == numbers[2] != numbers[1]
+    assert numbers[3] == numbers[4]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_memory_layout_does_not_matter(order):
     X = np.random.default_rng(0).integers(0, 3, size=(50, 3)).astype(float)
-    np.testing.assert_array_equal(copies(np.asarray(X, order=order)), copies(X))
+    np.testing.assert_array_equal(_hashes(np.asarray(X, order=order)), _hashes(X))
+
+
+def test_repeated_rows_of_real_numbers_are_copies():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    repeated = X[np.random.default_rng(1).integers(40, size=300)]
+    expected = np.unique(repeated, axis=0, return_inverse=True)[1]
+    pairs = set(zip(copies(repeated).tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == len(np.unique(expected))
+
+
+@pytest.mark.parametrize("n_values", [2, 5])
+def test_equal_rows_of_few_values_are_draws(n_values):
+    X = np.random.default_rng(0).integers(n_values, size=(500, 3)) / 10
+    assert len(np.unique(copies(X))) == 500
+
+
+def test_a_row_that_is_far_more_frequent_than_others_is_many_draws():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    with_zeros = np.concatenate([np.zeros((200, 3)), X, X[:10]])
+    assert len(np.unique(copies(with_zeros))) == 200 + 100
+
+
+def test_held_out_rows_are_as_many_as_asked_whatever_the_sizes_of_groups():
+    groups = np.concatenate([np.zeros(1500, dtype=int), np.arange(1, 501)])
+    for seed in range(20):
+        training, held_out = hold_out(groups, 0.1, generator(seed))
+        assert len(held_out) == 200 and len(training) == 1800
 
 
 def test_groups_are_held_out_whole():
@@ -83,3 +113,25 @@ def test_going_on_with_few_rows_leaves_the_model_as_it_is():
     before = vae.score_samples(test)
     np.testing.assert_array_equal(vae.fit(rows).score_samples(test), before)
     assert vae.n_iter_ == 1
+
+
+@pytest.mark.filterwarnings("ignore:The lower bound")
+def test_few_patterns_of_bits_are_learned():
+    """The third bit is the exclusive or of the first two: log 4 of entropy where columns have 3."""
+    bits = np.random.default_rng(0).integers(0, 2, size=(2000, 2))
+    X = np.column_stack([bits, bits[:, 0] ^ bits[:, 1]]).astype(float)
+    vae = VariationalAutoencoder(2, likelihood="bernoulli", max_iter=150, random_state=0).fit(X)
+    assert vae.score(X) > -3 * np.log(2) + 0.3
+
+
+@pytest.mark.filterwarnings("ignore:The lower bound")
+def test_rows_of_zeros_do_not_stop_the_rest_from_being_learned():
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(300, 2))
+        rows = 2 * np.sin(z @ np.random.default_rng(5).normal(size=(2, 5)))
+        return np.concatenate([np.zeros((300, 5)), rows + 0.1 * rng.normal(size=rows.shape)])
+
+    X, X_test = draw(0), draw(1)
+    linear = VariationalAutoencoder(2, max_iter=1, random_state=0).fit(X).score(X_test)
+    assert VariationalAutoencoder(2, max_iter=300, random_state=0).fit(X).score(X_test) > linear + 1

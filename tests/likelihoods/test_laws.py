@@ -10,6 +10,8 @@ import torch
 from skvae._core._summary import ColumnSummary
 from skvae.exceptions import SupportError
 from skvae.likelihoods._base import Observation
+from skvae.likelihoods._bernoulli import sum_of_log_probs
+from skvae.likelihoods._gaussian import GaussianHead
 from tests.helpers import assert_follows, assert_mean
 from tests.registry import (
     LIKELIHOODS,
@@ -402,3 +404,28 @@ def test_residuals_are_standardised_deviations_from_the_marginals(case):
     assert residuals.mean(0).abs().max() < 0.1
     # Columns may share one scale, in which case the mean variance is 1.
     assert abs(float(residuals.var(0, correction=0).mean()) - 1.0) < 0.1
+
+
+def test_density_of_rows_follows_that_of_columns_in_a_subclass():
+    class Laplace(GaussianHead):
+        def log_prob_columns(self, params, x):
+            scaled = (x - params.mean).abs() * torch.exp(-params.log_scale)
+            return -scaled - params.log_scale - np.log(2.0) - torch.log(self.scale)
+
+    case = LIKELIHOODS[0]
+    head = build_head(case)
+    head.__class__ = Laplace
+    x = head.standardize(torch.from_numpy(make_rows(case, 5)))
+    params = head.params_from(draw_outputs(head, 2, 5))
+    expected = head.log_prob_columns(params, x).sum(-1)
+    torch.testing.assert_close(Observation(head, params).log_prob(x), expected)
+
+
+def test_certain_bits_have_a_log_probability_of_nothing_in_float32():
+    """784 columns of which each is nearly sure: large numbers do not cancel."""
+    logits = torch.full((1, 1, 784), 20.0)
+    logits[..., ::2] *= -1
+    x = (logits[0] > 0).float()
+    exact = -784 * np.log1p(np.exp(-20.0))
+    assert float(sum_of_log_probs(logits, x)) == pytest.approx(exact, abs=1e-4)
+    assert float(sum_of_log_probs(logits, x)) <= 0.0
