@@ -67,11 +67,10 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
 
 
-class Loop:
-    """A training loop: `fit` a fresh module, then ask it."""
+class Contestant:
+    """Someone who fits the same autoencoder to the same rows."""
 
     name: str
-    module: TwoHeads
 
     def __init__(
         self,
@@ -83,17 +82,29 @@ class Loop:
         likelihood: LikelihoodName,
         device: str,
     ) -> None:
-        self.X = torch.from_numpy(X).to(device)
+        self.X = X
         self.sizes = (X.shape[1], n_hidden, n_latent)
         self.batch_size = batch_size
         self.bernoulli = likelihood == "bernoulli"
         self.device = device
 
     def fit(self, n_epochs: int) -> None:
+        """Train for so many epochs."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Each fit begins anew."""
+        """Make the next fit begin anew, as it does unless said otherwise."""
+
+
+class Loop(Contestant):
+    """A training loop: `fit` a fresh module, then ask it."""
+
+    module: TwoHeads
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows on the device."""
+        return torch.from_numpy(self.X).to(self.device)
 
     @torch.no_grad()
     def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +126,7 @@ class Usual(Loop):
 
     def fit(self, n_epochs: int) -> None:
         torch.manual_seed(0)
-        loader = DataLoader(TensorDataset(self.X), batch_size=self.batch_size, shuffle=True)
+        loader = DataLoader(TensorDataset(self.rows), batch_size=self.batch_size, shuffle=True)
         self.module = module = TwoHeads(*self.sizes, sigmoid=self.bernoulli).to(self.device)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
         module.train()
@@ -141,13 +152,14 @@ class InMemory(Loop):
 
     def fit(self, n_epochs: int) -> None:
         torch.manual_seed(0)
+        X = self.rows
         self.module = module = OneHead(*self.sizes).to(self.device)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
         module.train()
         for _ in range(n_epochs):
             total = torch.zeros((), device=self.device)
-            for rows in torch.randperm(len(self.X), device=self.device).split(self.batch_size):
-                x = self.X[rows]
+            for rows in torch.randperm(len(X), device=self.device).split(self.batch_size):
+                x = X[rows]
                 optimizer.zero_grad()
                 output, mean, log_variance = module(x)
                 if self.bernoulli:

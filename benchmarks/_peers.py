@@ -14,42 +14,21 @@ import warnings
 
 import numpy as np
 import torch
-from _canonical import LikelihoodName
+from _canonical import Contestant
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from torch import nn
 
 
-class Peer:
-    """A contestant: fits afresh for so many epochs."""
+class Peer(Contestant):
+    """Another package."""
 
-    name: str
     needs: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        X: np.ndarray,
-        *,
-        n_hidden: int,
-        n_latent: int,
-        batch_size: int,
-        likelihood: LikelihoodName,
-        device: str,
-    ) -> None:
-        self.X, self.batch_size, self.device = X, batch_size, device
-        self.n_columns, self.n_hidden, self.n_latent = X.shape[1], n_hidden, n_latent
-        self.bernoulli = likelihood == "bernoulli"
 
     @classmethod
     def is_installed(cls) -> bool:
         """Whether its packages are there."""
         return all(importlib.util.find_spec(name) is not None for name in cls.needs)
-
-    def fit(self, n_epochs: int) -> None:
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Make the next fit begin anew."""
 
 
 class Perceptron(Peer):
@@ -58,8 +37,9 @@ class Perceptron(Peer):
     name = "MLPRegressor"
 
     def fit(self, n_epochs: int) -> None:
+        _, n_hidden, n_latent = self.sizes
         model = MLPRegressor(
-            hidden_layer_sizes=(self.n_hidden, self.n_latent, self.n_hidden),
+            hidden_layer_sizes=(n_hidden, n_latent, n_hidden),
             batch_size=self.batch_size,
             max_iter=n_epochs,
             tol=0.0,
@@ -85,7 +65,7 @@ class Pythae(Peer):
         from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
         logging.disable(logging.INFO)
-        sizes = (self.n_columns, self.n_hidden, self.n_latent)
+        sizes = self.sizes
         last: list[nn.Module] = [nn.Sigmoid()] if self.bernoulli else []
 
         class Encoder(BaseEncoder):
@@ -113,8 +93,8 @@ class Pythae(Peer):
 
         torch.manual_seed(0)
         config = VAEConfig(
-            input_dim=(self.n_columns,),
-            latent_dim=self.n_latent,
+            input_dim=sizes[:1],
+            latent_dim=sizes[2],
             reconstruction_loss="bce" if self.bernoulli else "mse",
         )
         self.model = VAE(config, encoder=Encoder(), decoder=Decoder())
@@ -155,7 +135,7 @@ class KerasOnJax(Peer):
         import keras
         from keras import layers, ops
 
-        n_columns, n_hidden, n_latent = self.n_columns, self.n_hidden, self.n_latent
+        n_columns, n_hidden, n_latent = self.sizes
 
         class Autoencoder(keras.Model):
             def __init__(self) -> None:

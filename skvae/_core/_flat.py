@@ -107,8 +107,8 @@ class FlatParameters:
                 torch.cat([m.get_parameter(name).detach().reshape(-1) for name in mine])
                 for m in modules
             ]
-            group = Group(factor, torch.stack(rows), *(torch.zeros_like(torch.stack(rows)),) * 2)
-            group = group._replace(is_weight=torch.zeros_like(group.data))
+            data = torch.stack(rows)
+            group = Group(factor, data, torch.zeros_like(data), torch.zeros_like(data))
             start = 0
             for name in mine:
                 shape = first.get_parameter(name).shape

@@ -69,8 +69,8 @@ class CrossFit(TrainingLoop):
         first = next(models[0].parameters())
         device, dtype = first.device, first.dtype
         n_rows, n_folds = len(folds), len(models) // n_restarts - 1
-        self._models, self._bound, self._n_restarts = models, bound, n_restarts
-        self._departures, self.n_departures = departures, len(departures)
+        self.models, self._bound, self._n_restarts = models, bound, n_restarts
+        self._departures = departures
         complements = [np.flatnonzero(folds != i) for i in range(n_folds)]
         members = [np.arange(n_rows)] * n_restarts + complements * n_restarts
         self._members = [torch.from_numpy(rows) for rows in members]
@@ -92,15 +92,15 @@ class CrossFit(TrainingLoop):
             self.n_cooldown_epochs * self._n_steps,
             device,
         )
-        self._step = TrainingStep(
+        self.step = TrainingStep(
             models,
             bound,
             solver,
             self.learning_rate,
             prior_precision=[plan.prior_precision / len(rows) for rows in self._members],
         )
-        self._run = runner_for(self._step, plan.n_steps(n_rows))
-        self.clock = self._step.clock
+        self._run = runner_for(self.step, plan.n_steps(n_rows))
+        self.clock = self.step.clock
         self._plan = plan
         self._x = torch.stack([rows.slice(0, n_rows) for rows in data])
         self._chunk = self._chunk_for(models, bound.n_draws, size, self._n_steps)
@@ -113,7 +113,7 @@ class CrossFit(TrainingLoop):
         counts = np.stack([np.arange(width) < len(rows) for rows in outside])
         self._counts = torch.tensor(counts, device=device)
         judges = slice(n_restarts, None)
-        self._judges = bound.gradient_step(self._step.flat.stack.some(judges))
+        self._judges = bound.gradient_step(self.step.flat.stack.some(judges))
         self._held_out_rows = self._chunk_for(models[judges], evaluation_draws(n_rows), width)
         for own, x, rows in zip(self._held_out_rows.x, self._x[judges], index, strict=True):
             own[0] = x[rows]
@@ -129,12 +129,12 @@ class CrossFit(TrainingLoop):
             n_draws=n_draws,
             n_steps=n_steps,
             n_rows=n_rows,
-            with_features=self._step.gradient.needs_features,
+            with_features=self.step.gradient.needs_features,
         )
 
     def train(self, observer: Observer | None = None) -> TrainingResult:
         """Train the models in place; `model` is then in the state that is kept."""
-        n_operations = self._step.n_operations(self._n_rows_at_once)
+        n_operations = self.step.n_operations(self._n_rows_at_once)
         precision = self._plan.precision
         with torch.no_grad(), threads_for(n_operations), products_in(precision):
             return self._loop(self._plan, observer)
@@ -142,7 +142,7 @@ class CrossFit(TrainingLoop):
     @property
     def model(self) -> Autoencoder:
         """The model on all rows whose restart leads."""
-        return self._models[self.leader]
+        return self.models[self.leader]
 
     def _epoch(self) -> float:
         chunk, device = self._chunk, self._x.device
@@ -162,35 +162,20 @@ class CrossFit(TrainingLoop):
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
             total += chunk.total(n_steps)[self.leader]
-        finite = all(bool(torch.isfinite(t).all()) for t in self._step.weights())
-        return float(total) / len(self._members[0]) if finite else math.nan
+        return float(total) / len(self._members[0]) if self.step.is_finite() else math.nan
 
     def _held_out(self) -> Tensor:
         bounds = self._judges.bounds(self._held_out_rows.steps[0])[self._counts].double()
         by_restart = bounds.view(self._n_restarts, -1)
-        if self._n_restarts > 1:
-            self.leader = int(by_restart.mean(1).argmax())
+        self._choose_leader(by_restart.mean(1).tolist())
         return by_restart[self.leader]
 
-    def _depart(self, place: int) -> None:
-        values = self._step.flat.stack.values
-        for i, model in enumerate(self._departures[place]):
-            for name, parameter in model.named_parameters():
-                values[name][i].copy_(parameter.detach())
-
     def _training_bound(self) -> float:
-        stack = self._step.flat.stack.some(slice(self.leader, self.leader + 1))
+        stack = self.step.flat.stack.some(slice(self.leader, self.leader + 1))
         chunk = self._chunk_for([self.model], 1, self._x.shape[1])
         chunk.x[0, 0] = self._x[self.leader]
         chunk.prepare(1, self._noise_generator)
         return float(self._bound.gradient_step(stack).bounds(chunk.steps[0]).mean())
-
-    def _tensors(self) -> list[Tensor]:
-        return self._step.state()
-
-    @property
-    def _n_weight_tensors(self) -> int:
-        return len(self._step.flat.groups)
 
 
 def deal_folds(groups: np.ndarray, n_folds: int, generator: torch.Generator) -> np.ndarray:

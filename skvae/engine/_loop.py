@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skvae._core._batch import Clock
 from skvae.engine._plan import EpochReport, Observer, Plan, Status, TrainingResult
+from skvae.engine._step import TrainingStep
 from skvae.solvers._base import LearningRate
 
 # Held-out bounds use about this many draws in all, so that few rows get more draws each.
@@ -40,26 +42,30 @@ class TrainingLoop(ABC):
 
     Attributes
     ----------
+    models : sequence of Module
+        What the step trains.
+    step : TrainingStep
     learning_rate : LearningRate
     clock : Clock
     n_cooldown_epochs, n_warmup_epochs : int
         Epochs of the cool-down of the rate, and epochs in which an idle bound says nothing.
     n_epochs : int
         Over the life of the model.
-    n_departures : int
-        How many places there are from which training may leave a start that is a rival.
     leader : int
         Of several restarts that are trained side by side, the one that bounds were last reported
         of: the best on held-out rows, or on the training rows where there are none.
     """
 
+    models: Sequence[nn.Module]
+    step: TrainingStep
     learning_rate: LearningRate
     clock: Clock
     n_cooldown_epochs: int
     n_warmup_epochs: int
     n_epochs: int = 0
-    n_departures: int = 0
     leader: int = 0
+    # Places from which training may leave a start that is a rival: the models standing there.
+    _departures: Sequence[Sequence[nn.Module]] = ()
 
     @abstractmethod
     def _epoch(self) -> float:
@@ -73,18 +79,27 @@ class TrainingLoop(ABC):
     def _training_bound(self) -> float:
         """Mean bound of the training rows, in nats per row."""
 
-    @abstractmethod
     def _tensors(self) -> list[Tensor]:
         """All that training carries from step to step, the weights first."""
-
-    def _depart(self, place: int) -> None:
-        """Move the weights to one of the `n_departures` places."""
-        raise NotImplementedError  # abstract where there are any
+        return self.step.state()
 
     @property
     def _n_weight_tensors(self) -> int:
         """How many of the tensors are weights."""
-        return 1
+        return len(self.step.weights())
+
+    def _depart(self, place: int) -> None:
+        """Move the weights to one of the departures."""
+        with torch.no_grad():
+            for model, departure in zip(self.models, self._departures[place], strict=True):
+                own = dict(model.named_parameters())
+                for name, parameter in departure.named_parameters():
+                    own[name].copy_(parameter)
+
+    def _choose_leader(self, bounds: Sequence[float]) -> None:
+        """Let the restart of the largest mean bound lead; one that is not finite comes last."""
+        ranked = [bound if math.isfinite(bound) else -math.inf for bound in bounds]
+        self.leader = max(range(len(ranked)), key=ranked.__getitem__)
 
     def _loop(self, plan: Plan, observer: Observer | None) -> TrainingResult:
         """Train for at most ``plan.max_epochs`` epochs.
@@ -112,10 +127,10 @@ class TrainingLoop(ABC):
             run.reference = run.best
         is_rival = is_rival and plan.start_is_rival
         try:
-            for place in range(max(1, self.n_departures)):
+            for place in range(max(1, len(self._departures))):
                 if place:
                     self._restore(start)
-                if self.n_departures:
+                if self._departures:
                     self._depart(place)
                     run.leave(self._snapshot())
                     departed = self._held_out()

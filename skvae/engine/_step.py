@@ -101,6 +101,10 @@ class TrainingStep:
         """All weights of all models."""
         return [group.data for group in self.flat.groups]
 
+    def is_finite(self) -> bool:
+        """Whether all weights are."""
+        return all(bool(torch.isfinite(t).all()) for t in self.weights())
+
     def state(self) -> list[Tensor]:
         """Everything that training carries from step to step, the weights first."""
         return [*self.weights(), *(t for rule in self.rules for t in rule.state), *self.clock]

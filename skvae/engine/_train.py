@@ -78,10 +78,8 @@ class Trainer(TrainingLoop):
         self.streams = streams
         self.clock = self.step.clock
         self._rate = plan.learning_rate
-        self._batch_size = plan.batch_size
         self._rows: Rows | None = None
         self._validation: Rows | None = None
-        self._departures: Sequence[Sequence[nn.Module]] = ()
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
 
@@ -115,7 +113,7 @@ class Trainer(TrainingLoop):
         KeyboardInterrupt
             If interrupted before the first epoch was finished.
         """
-        self._rows, self._validation, self._batch_size = rows, validation, plan.batch_size
+        self._rows, self._validation = rows, validation
         self._chunk = Chunk(
             self.models,
             rows.n_columns,
@@ -125,7 +123,7 @@ class Trainer(TrainingLoop):
             with_features=self.step.gradient.needs_features,
         )
         self._run = runner_for(self.step, plan.n_steps(len(rows)))
-        self._departures, self.n_departures = departures, len(departures)
+        self._departures = departures
         n_operations = self.step.n_operations(plan.batch_size)
         with threads_for(n_operations), products_in(plan.precision):
             return self._loop(plan, observer)
@@ -164,30 +162,14 @@ class Trainer(TrainingLoop):
     def _held_out(self) -> Tensor | None:
         if self._validation is None:
             return None
-        if len(self.models) == 1:
-            return self.validate(self._validation)
         rows = self._validation
         bounds = [bounds_of_rows(m, self.bound, rows, self.streams) for m in self.models]
-        self.leader = max(range(len(bounds)), key=lambda i: _or_least(bounds[i].mean()))
+        self._choose_leader([float(b.mean()) for b in bounds])
         return bounds[self.leader]
-
-    def _depart(self, place: int) -> None:
-        with torch.no_grad():
-            for model, departure in zip(self.models, self._departures[place], strict=True):
-                own = dict(model.named_parameters())
-                for name, parameter in departure.named_parameters():
-                    own[name].copy_(parameter)
 
     def _training_bound(self) -> float:
         assert self._rows is not None
         return float(self.validate(self._rows).mean())
-
-    def _tensors(self) -> list[Tensor]:
-        return self.step.state()
-
-    @property
-    def _n_weight_tensors(self) -> int:
-        return len(self.step.flat.groups)
 
     def _epoch(self) -> float:
         assert self._rows is not None
@@ -200,17 +182,10 @@ class Trainer(TrainingLoop):
             self._run(chunk.steps[:n_steps])
             total = total.to(chunk.x.device) + chunk.total(n_steps)
         # The only values that reach the host: the tallies and one flag for each epoch.
-        finite = all(bool(torch.isfinite(t).all()) for t in self.step.weights())
         bounds = (total / len(self._rows)).tolist()
         if self._validation is None:
-            self.leader = max(range(len(bounds)), key=lambda i: _or_least(bounds[i]))
-        return bounds[self.leader] if finite else math.nan
-
-
-def _or_least(bound: Tensor | float) -> float:
-    """The number, or minus infinity if it is not finite."""
-    value = float(bound)
-    return value if math.isfinite(value) else -math.inf
+            self._choose_leader(bounds)
+        return bounds[self.leader] if self.step.is_finite() else math.nan
 
 
 @torch.no_grad()

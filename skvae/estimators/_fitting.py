@@ -219,7 +219,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device)
         model, *others = (
             self._build_model(components, int(n_components), summary, generator).to(device)
-            for generator in _restart_generators(seed, self.n_init)
+            for generator in (_restart_generator(seed, i) for i in range(self.n_init))
         )
         return Setup(components, model, summary.mean, seed, None, 0, tuple(others))
 
@@ -245,16 +245,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
     ) -> tuple[TrainingResult, TrainerState | None, dict[str, Any]]:
         """Train the model of `setup`; result, state for going on, fitted attributes."""
-        if not partial and self._can_cross_fit(setup, rows):
-            groups = self._groups(setup, rows)
-            if len(np.unique(groups)) >= FEWEST_ROWS:
-                if has_linear_start(setup.model):
-                    return self._cross_fit(setup, rows, groups, progress)
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
         if self.early_stopping and not partial:
+            groups = self._groups(setup, rows)
+            if self._can_cross_fit(setup, rows) and len(np.unique(groups)) >= FEWEST_ROWS:
+                return self._cross_fit(setup, rows, groups, progress)
             training_index, validation_index = hold_out(
-                self._groups(setup, rows), self.validation_fraction, streams.generator("validation")
+                groups, self.validation_fraction, streams.generator("validation")
             )
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
@@ -318,14 +316,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _can_cross_fit(self, setup: Setup, rows: np.ndarray) -> bool:
         """Whether the rows are few enough, and the model simple enough, for `_cross_fit`."""
         return (
-            self.early_stopping
-            and self.init == "linear"
+            self.init == "linear"
             # A model that is to be trained further has to keep some rows unseen.
             and not self.warm_start
             and setup.n_epochs == 0
             and len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
             and setup.components["objective_"].build(1).is_hand_derived(setup.model)
+            and has_linear_start(setup.model)
         )
 
     def _cross_fit(
@@ -340,12 +338,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             self._start(setup._replace(model=model), _rows_for(model, rows)) for model in wholes
         ]
         device, n_latent = next(setup.model.parameters()).device, setup.model.latent_shape[0]
+        complements = [np.flatnonzero(folds != fold) for fold in range(N_FOLDS)]
+        summaries = [setup.components["likelihood_"].summarize(rows[c]) for c in complements]
         for restart in range(len(wholes)):
-            for fold in range(N_FOLDS):
-                members = np.flatnonzero(folds != fold)
-                summary = setup.components["likelihood_"].summarize(rows[members])
+            for members, summary in zip(complements, summaries, strict=True):
                 # With the random weights of the model that it is to judge.
-                generator = _restart_generators(setup.seed, len(wholes))[restart]
+                generator = _restart_generator(setup.seed, restart)
                 model = self._build_model(setup.components, n_latent, summary, generator)
                 model = model.to(device)
                 own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
@@ -503,11 +501,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
 
 
-def _restart_generators(seed: int, n_restarts: int) -> list[torch.Generator]:
-    """Generators of initial weights, one for each restart; the first is that of a single fit."""
+def _restart_generator(seed: int, restart: int) -> torch.Generator:
+    """Generator of the initial weights of a restart; the first is that of a single fit."""
     first = Streams(seed).generator("init")
-    seeds = np.random.SeedSequence(first.initial_seed()).generate_state(n_restarts, np.uint32)
-    return [first, *(torch.Generator().manual_seed(int(s)) for s in seeds[1:])]
+    if restart == 0:
+        return first
+    seeds = np.random.SeedSequence(first.initial_seed()).generate_state(restart + 1, np.uint32)
+    return torch.Generator().manual_seed(int(seeds[restart]))
 
 
 def _rows_for(

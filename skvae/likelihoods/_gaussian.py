@@ -231,7 +231,7 @@ class GaussianHead(ObservationHead):
         if self.fixed:
             return 0.5 * log_variance
         floor = log_variance.new_full((), math.log(NOISE_FLOOR))
-        return 0.5 * self.learned * torch.logaddexp(log_variance, floor)
+        return log_scale_above(floor, log_variance, 0.5 * self.learned)
 
     def params_from(self, outputs: Tensor) -> GaussianParams:
         if self.predicted:
@@ -272,6 +272,11 @@ class GaussianHead(ObservationHead):
         return torch.exp(2.0 * params.log_scale.to(self.scale.dtype)) * self.scale.square()
 
 
+def log_scale_above(floor: Tensor, log_variance: Tensor, half_learned: Tensor) -> Tensor:
+    """Log standard deviation, floored smoothly where it is learned, and 0 where it is not."""
+    return half_learned * torch.logaddexp(log_variance, floor)
+
+
 class DerivedGaussian(DerivedObservation):
     """Normal densities of several models."""
 
@@ -298,7 +303,7 @@ class DerivedGaussian(DerivedObservation):
         if self.fixed:
             log_scale = 0.5 * log_variance
         else:
-            log_scale = self.half_learned * torch.logaddexp(log_variance, self.floor)
+            log_scale = log_scale_above(self.floor, log_variance, self.half_learned)
         self.precision = torch.exp(-2.0 * log_scale)
         self.offsets = log_scale + self.constants
         self.offset = self.offsets.sum(-1)

@@ -32,7 +32,7 @@ def programs(monkeypatch):
 
         def _epoch(self):
             bound = super()._epoch()
-            self.after_epoch = {name: v.clone() for name, v in self._step.flat.stack.values.items()}
+            self.after_epoch = {name: v.clone() for name, v in self.step.flat.stack.values.items()}
             return bound
 
     monkeypatch.setattr(_fitting, "CrossFit", Recorded)

@@ -8,6 +8,7 @@ import torch
 
 from skvae import VariationalAutoencoder
 from skvae.engine._precision import products_in
+from tests.engine.toy import watch_products
 
 now = torch.get_float32_matmul_precision
 
@@ -62,14 +63,7 @@ def test_overlapping_users_end_in_any_order():
 @pytest.mark.filterwarnings("ignore:The lower bound was still rising")
 @pytest.mark.parametrize("n_rows", [60, 1100])
 def test_fit_asks_for_it_and_ends_near_the_same_bound(n_rows, monkeypatch):
-    seen = []
-    plain = torch.baddbmm
-
-    def watched(*args, **kwargs):
-        seen.append(now())
-        return plain(*args, **kwargs)
-
-    monkeypatch.setattr(torch, "baddbmm", watched)
+    seen = watch_products(monkeypatch, now)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_rows, 2)) @ rng.normal(size=(2, 8)) + 0.5 * rng.normal(size=(n_rows, 8))
     vae = VariationalAutoencoder(2, max_iter=5, init="random", random_state=0)

@@ -8,6 +8,7 @@ import torch
 
 from skvae import VariationalAutoencoder
 from skvae.engine._threads import FEWEST_OPERATIONS, threads_for
+from tests.engine.toy import watch_products
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.openmp.is_available(), reason="torch was built without OpenMP"
@@ -96,14 +97,7 @@ def test_many_windows_at_once():
 @pytest.mark.filterwarnings("ignore:The lower bound was still rising")
 @pytest.mark.parametrize("n_rows", [60, 1100])
 def test_fit_is_guarded(n_rows, monkeypatch):
-    seen = []
-    plain = torch.baddbmm
-
-    def watched(*args, **kwargs):
-        seen.append(torch.get_num_threads())
-        return plain(*args, **kwargs)
-
-    monkeypatch.setattr(torch, "baddbmm", watched)
+    seen = watch_products(monkeypatch, torch.get_num_threads)
     X = np.random.default_rng(0).normal(size=(n_rows, 4))
     VariationalAutoencoder(1, max_iter=2, random_state=0).fit(X)
     assert set(seen) == {1}

@@ -114,6 +114,18 @@ def take(step: TrainingStep, batch: Batch, noise: Mapping[str, Tensor]) -> Tenso
     return inputs.bounds[0]
 
 
+def watch_products(monkeypatch: Any, what: Callable[[], Any]) -> list[Any]:
+    """What `what` says at each product of a derived step, as it is asked for."""
+    seen, plain = [], torch.baddbmm
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(what())
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "baddbmm", watched)
+    return seen
+
+
 class Recording(Solver):
     """Solver that moves nothing, so that the gradient stays where the step left it.
 
