@@ -31,11 +31,13 @@ from _common import interleave, load_images, markdown_table, parse, parser, pin,
 from _peers import PEERS
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 
 from skvae import VariationalAutoencoder
+from skvae._core._products import products_into
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from skvae.networks import MLP
-from skvae.networks._mlp import MLPHead
+from skvae.networks._base import NetworkHead
 from skvae.solvers import Adam
 
 JUDGED_ROWS = 5000
@@ -58,19 +60,40 @@ class Workload:
         return -(-len(self.X) // self.batch_size)
 
 
-class UsersHead(MLPHead):
-    """The same network, written by somebody else."""
+class UsersHead(NetworkHead):
+    """The same network as a user would write it, of torch's own layers."""
+
+    def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(n_inputs, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_outputs)
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs)
+        return self.layers(inputs)
+
+    def start_at(self, outputs: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.layers[-1].bias.add_(outputs)
 
 
 class UsersNetwork(MLP):
     """Network of a user, whose gradient skvae does not know."""
 
-    def build(self, *args, **kwargs):
-        head = super().build(*args, **kwargs)
-        head.__class__ = UsersHead
+    def build(self, n_inputs, n_outputs, *, n_location_outputs, dtype, generator):
+        head = UsersHead(n_inputs, *self.hidden_layer_sizes, n_outputs).to(dtype)
+        # Drawn as our own are.
+        drawn = super().build(
+            n_inputs,
+            n_outputs,
+            n_location_outputs=n_location_outputs,
+            dtype=dtype,
+            generator=generator,
+        )
+        with torch.no_grad():
+            for layer, own in zip(head.layers[::2], [*drawn.hidden, drawn.output], strict=True):
+                layer.weight.copy_(own.weight.T)
+                layer.bias.copy_(own.bias)
         return head
 
 
@@ -143,6 +166,7 @@ class Products:
     """The matrix products of a step: forward, and for both gradients; into buffers."""
 
     name = "products only"
+    product = staticmethod(products_into)
 
     def __init__(self, work: Workload, device: str) -> None:
         widths = [work.X.shape[1], work.n_hidden, 2 * work.n_latent]
@@ -151,20 +175,30 @@ class Products:
         self.n_steps = work.n_steps
         self.operands = []
         for i, (n_in, n_out) in enumerate(layers):
-            inputs = torch.randn(work.batch_size, n_in, device=device)
-            weight = torch.randn(n_in, n_out, device=device)
-            outputs = torch.randn(work.batch_size, n_out, device=device)
+            inputs = torch.randn(1, work.batch_size, n_in, device=device)
+            weight = torch.randn(1, n_in, n_out, device=device)
+            outputs = torch.randn(1, work.batch_size, n_out, device=device)
             self.operands.append((inputs, weight, outputs))
-            self.operands.append((inputs.clone().T, outputs.clone(), torch.empty_like(weight)))
+            self.operands.append((inputs.clone().mT, outputs.clone(), torch.empty_like(weight)))
             if i > 0:  # no gradient is needed for the rows
                 gradient = torch.empty_like(inputs)
-                self.operands.append((outputs.clone(), weight.clone().T, gradient))
+                self.operands.append((outputs.clone(), weight.clone().mT, gradient))
 
     @torch.no_grad()
     def fit(self, n_epochs: int) -> None:
         for _ in range(n_epochs * self.n_steps):
             for a, b, out in self.operands:
-                torch.mm(a, b, out=out)
+                self.product(out, a, b)
+
+
+class BlasProducts(Products):
+    """The same by torch's BLAS, which the usual loop cannot beat."""
+
+    name = "products only, torch's BLAS"
+
+    @staticmethod
+    def product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+        torch.bmm(a, b, out=out)
 
 
 def workloads(args: argparse.Namespace) -> list[Workload]:
@@ -202,7 +236,7 @@ def measure(work: Workload, args: argparse.Namespace) -> list[dict]:
     if work.name == "images":  # narrow layers gain nothing
         ours.append(SkvaeMedium)
     contestants += [cls(work, args.device) for cls in ours]
-    contestants.append(Products(work, args.device))
+    contestants += [Products(work, args.device), BlasProducts(work, args.device)]
     short, long = 1, 1 + work.n_epochs
     tasks = {(c.name, n): (lambda c=c, n=n: c.fit(n)) for c in contestants for n in (short, long)}
     timings = interleave(tasks, args.repeats, args.device)
@@ -250,7 +284,7 @@ def plot(results: list[dict], path: Path) -> None:
 
     names = list(dict.fromkeys(row["workload"] for row in results))
     figure, panels = plt.subplots(1, len(names), figsize=(4 * len(names), 4), sharey=True)
-    order = [c for c in dict.fromkeys(r["contestant"] for r in results) if c != Products.name]
+    order = [c for c in dict.fromkeys(r["contestant"] for r in results) if "products" not in c]
     for panel, name in zip(panels, names, strict=True):
         speeds = {r["contestant"]: r["speed"] for r in results if r["workload"] == name}
         colours = ["tab:blue" if c.startswith("skvae") else "0.7" for c in order]
@@ -304,7 +338,7 @@ def main() -> None:
         others = [
             f"{row['step'] / ours['step']:.2f} times that of {name}"
             for name, row in by_name.items()
-            if name not in {Usual.name, Products.name} and not name.startswith("skvae")
+            if name != Usual.name and not name.startswith(("skvae", "products"))
         ]
         conclusions.append(
             f"- {work.name}: skvae runs at {ours['speed']:.2f} times the speed of the usual loop, "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skvae._core._products import add_products_, affine, products_into
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._activations import ACTIVATIONS
 from skvae.networks._base import DerivedNetwork, Network, NetworkHead
@@ -126,7 +127,7 @@ class Linear(nn.Module):
         if n_outputs is not None and n_outputs < weight.shape[1]:
             weight = weight[:, :n_outputs]
             bias = None if bias is None else bias[:n_outputs]
-        return inputs @ weight if bias is None else torch.addmm(bias, inputs, weight)
+        return affine(inputs, weight, bias)
 
     def initialize_(
         self, generator: torch.Generator, *, gain: float, scale: float | None = None
@@ -286,13 +287,13 @@ class DerivedMLP(DerivedNetwork):
         self.now, self.inputs = now, inputs
         last, into = inputs, self.activation.forward_into
         for layer in now.hidden:
-            torch.baddbmm(layer.bias, last, layer.weight, out=layer.before)
+            products_into(layer.before, last, layer.weight, layer.bias)
             last = into(layer.before, layer.after)
         if self.weights[-1].shape[1] == 0:  # a bias beside the linear path
             last = last[..., :0]
-        torch.baddbmm(self.biases[-1], last, self.weights[-1], out=now.outputs)
+        products_into(now.outputs, last, self.weights[-1], self.biases[-1])
         if self.path is not None:
-            now.location.baddbmm_(inputs, self.path)
+            add_products_(now.location, inputs, self.path)
         return now.outputs
 
     def backward(self, gradient: Tensor, *, need_inputs: bool) -> Tensor | None:
@@ -307,20 +308,20 @@ class DerivedMLP(DerivedNetwork):
                 gradient = now.in_inputs.zero_() if need_inputs else gradient
                 break
             if i == 0:
-                torch.bmm(now.inputs_transposed, gradient, out=weight_gradient)
+                products_into(weight_gradient, now.inputs_transposed, gradient)
                 if need_inputs:
-                    gradient = torch.bmm(gradient, self.transposed[0], out=now.in_inputs)
+                    gradient = products_into(now.in_inputs, gradient, self.transposed[0])
                 break
             layer = now.hidden[i - 1]
-            torch.bmm(layer.transposed, gradient, out=weight_gradient)
-            torch.bmm(gradient, self.transposed[i], out=layer.gradient)
+            products_into(weight_gradient, layer.transposed, gradient)
+            products_into(layer.gradient, gradient, self.transposed[i])
             gradient = self.activation.backward_(layer.gradient, layer.kept)
         if self.path is None:
             return gradient if need_inputs else None
         n_location = self.path.shape[2]
         location = own if n_location == own.shape[2] else own[..., :n_location]
-        torch.bmm(now.inputs_transposed, location, out=self.path_gradient)
-        return gradient.baddbmm_(location, self.path_transposed) if need_inputs else None
+        products_into(self.path_gradient, now.inputs_transposed, location)
+        return add_products_(gradient, location, self.path_transposed) if need_inputs else None
 
 
 class _Hidden(NamedTuple):
