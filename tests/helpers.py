@@ -67,6 +67,30 @@ def build_model(
     )
 
 
+def posterior_head(posterior: Any, n_latent: int, dtype: torch.dtype = torch.float64) -> Any:
+    """Head of a posterior, its weights (if any) drawn."""
+    generator = torch.Generator().manual_seed(0)
+    return posterior.build(n_latent, dtype=dtype, generator=generator)
+
+
+# What encoders read, in the laws of priors.
+N_FEATURES = 3
+
+
+def prior_head(prior: Any, n_latent: int, dtype: torch.dtype = torch.float64) -> Any:
+    """Head of a prior, its weights (if any) drawn."""
+    generator = torch.Generator().manual_seed(0)
+    return prior.build(n_latent, n_features=N_FEATURES, dtype=dtype, generator=generator)
+
+
+def encode_with(n_latent: int, dtype: torch.dtype = torch.float64) -> Any:
+    """An encoder for priors that are made of encoded rows: q(z | x) by its `features`."""
+    generator = torch.Generator().manual_seed(1)
+    head = posterior_head(DiagonalPosterior(), n_latent, dtype)
+    weight = 0.5 * torch.randn(N_FEATURES, head.n_outputs, generator=generator, dtype=torch.float64)
+    return lambda features: head(torch.tanh(features) @ weight.to(dtype))
+
+
 def batch_of(model: LatentVariableModel, X: np.ndarray) -> Batch:
     """Rows as the model reads them, in the dtype of its parameters."""
     dtype = next(model.parameters()).dtype

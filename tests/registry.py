@@ -6,8 +6,9 @@ estimators, of the engine and of persistence. `test_registry.py` fails if a shor
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +132,17 @@ SOLVERS = [
     SGD(),
     SGD(nesterov=True, clip_norm=None),
 ]
+
+
+def combinations(kinds: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every pair of entries of different kinds, with the first entry of all other kinds."""
+    first = {kind: entries[0] for kind, entries in kinds.items()}
+    found = {}
+    for one, other in itertools.combinations(kinds, 2):
+        for a, b in itertools.product(kinds[one], kinds[other]):
+            combination = first | {one: a, other: b}
+            found[tuple(repr(c) for c in combination.values())] = combination
+    return list(found.values())
 
 
 def each(entries: list[Any]) -> list[Any]:

@@ -29,7 +29,11 @@ class Batch(NamedTuple):
     label : Tensor of shape (n_rows,) or None
         Class indices, -1 where unknown.
     weight : Tensor of shape (n_rows,) or None
-        0 on padding rows, 1 elsewhere; None means all 1. Users pass none.
+        What each row counts for in the mean of the step, 0 on padding rows; None means the same
+        for all. Users pass none.
+    noise : mapping of str to Tensor or None
+        The noise of the step, for parts that need some beside the draws of z (dropout); None means
+        that they do without.
     """
 
     x: Tensor
@@ -37,6 +41,7 @@ class Batch(NamedTuple):
     context: Tensor | None = None
     label: Tensor | None = None
     weight: Tensor | None = None
+    noise: Mapping[str, Tensor] | None = None
 
 
 class StepInputs(NamedTuple):
@@ -69,7 +74,8 @@ class StepInputs(NamedTuple):
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
         mask = None if self.mask is None else self.mask[i]
-        return Batch(self.x[i], mask), {name: t[i] for name, t in self.noise.items()}
+        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0])
+        return batch, {name: t[i] for name, t in self.noise.items()}
 
 
 class NoiseSpec(NamedTuple):

@@ -197,14 +197,19 @@ def bounds_of_rows(
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
     parts = []
-    for start in range(0, len(rows), VALIDATION_BATCH):
-        x = rows.slice(start, start + VALIDATION_BATCH)
-        noise = draw_noise(
-            model.noise_spec(n_draws),
-            len(x),
-            generator=generator,
-            dtype=first.dtype,
-            device=first.device,
-        )
-        parts.append(bound(model, Batch(x), noise).double())
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(rows), VALIDATION_BATCH):
+            x = rows.slice(start, start + VALIDATION_BATCH)
+            noise = draw_noise(
+                model.noise_spec(n_draws),
+                len(x),
+                generator=generator,
+                dtype=first.dtype,
+                device=first.device,
+            )
+            parts.append(bound(model, Batch(x), noise).double())
+    finally:
+        model.train(was_training)
     return torch.cat(parts)

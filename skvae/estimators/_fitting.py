@@ -52,7 +52,7 @@ MIN_BATCH, MAX_BATCH, STEPS_PER_EPOCH = 32, 512, 12
 # Below this many rows, and entries of X, training is judged by cross-fitting in this many folds.
 CROSS_FIT_ROWS, CROSS_FIT_ENTRIES = 1000, 500_000
 N_FOLDS = 5
-# Rows by whose bound the better of several starts is told.
+# Rows by whose bound the better of several starts is told, and at which priors may start.
 START_ROWS = 1000
 # The diagnostics after training look at no more rows than this, evenly spaced.
 MAX_DIAGNOSTIC_ROWS = 20_000
@@ -235,7 +235,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 "(warm_start=False)."
             )
         model = copy.deepcopy(self.model_)
-        model = model.to(device=resolve_device(self.device), dtype=torch.float32)
+        model = model.to(device=resolve_device(self.device), dtype=torch.float32).train()
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
@@ -257,6 +257,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         training = _rows_for(model, rows, training_index)
         validation = None if validation_index is None else _rows_for(model, rows, validation_index)
         others = () if partial else setup.others
+        if setup.n_epochs == 0:
+            some = training.evenly_spaced(START_ROWS)
+            for i, restart in enumerate((model, *others)):
+                restart.start_at_(some.slice(0, len(some)), _restart_generator(setup.seed, i))
         departures: list[Sequence[Autoencoder]] = []
         if self.init == "linear" and setup.n_epochs == 0:
             places = [
@@ -439,9 +443,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         self, setup: Setup, model: LatentVariableModel, rows: np.ndarray
     ) -> dict[str, Any]:
         """Fitted attributes for a trained model; `model` is taken over."""
-        diagnostics = _diagnose(model, setup, rows)
         model.requires_grad_(False)
         model.eval()
+        diagnostics = _diagnose(model, setup, rows)
         if compute_dtype(rows) == np.float64:
             # float32 inference depends on which rows share a batch; float64 answers do not.
             model.to(torch.float64)

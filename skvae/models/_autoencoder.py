@@ -18,7 +18,7 @@ from skvae.models._base import Generative, LatentVariableModel
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._mlp import MLP
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
-from skvae.priors._base import Prior, PriorHead
+from skvae.priors._base import Prior, PriorDistribution, PriorHead
 
 # Standard deviation of what the encoder says at first of latent variables that start unused.
 UNUSED_SCALE = 0.01
@@ -50,11 +50,32 @@ class Autoencoder(LatentVariableModel):
         self.observation_head = observation_head
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
-        return self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
+        specs = self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
+        if not self.training:
+            return specs
+        for name, width in self.encoder.noise_widths.items():
+            specs[f"encoder.{name}"] = NoiseSpec((width,), "uniform", "row")
+        for name, width in self.decoder.noise_widths.items():
+            specs[f"decoder.{name}"] = NoiseSpec((n_draws, width), "uniform")
+        return specs
 
-    def posterior(self, batch: Batch) -> PosteriorDistribution:
+    def code(self, batch: Batch) -> Tensor:
         features = self.observation_head.features(batch.x, batch.mask)
+        return _through(self.encoder, features, batch.noise, "encoder")
+
+    def posterior_of(self, code: Tensor) -> PosteriorDistribution:
+        return self.posterior_head(code)
+
+    def encode(self, features: Tensor) -> PosteriorDistribution:
+        """q(z | x) from what the encoder reads of rows, (n_rows, n_features)."""
         return self.posterior_head(self.encoder(features))
+
+    def prior(self) -> PriorDistribution:
+        """p(z)."""
+        return self.prior_head(self.encode)
+
+    def start_at_(self, x: Tensor, generator: torch.Generator) -> None:
+        self.prior_head.start_at_(self.observation_head.features(x, None), generator)
 
     def posterior_mean(self, batch: Batch) -> Tensor:
         if not self.posterior_head.mean_is_location:
@@ -64,13 +85,23 @@ class Autoencoder(LatentVariableModel):
 
     def generative(self, batch: Batch, z: Tensor) -> Generative:
         head = self.observation_head
-        return Generative(self.prior_head(), Observation(head, head.params_from(self.decoder(z))))
+        outputs = _through(self.decoder, z, batch.noise, "decoder")
+        return Generative(self.prior(), Observation(head, head.params_from(outputs)))
 
     def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         return self.prior_head.noise_spec(n_draws)
 
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
-        return self.prior_head().sample(noise)
+        return self.prior().sample(noise)
+
+
+def _through(
+    network: NetworkHead, inputs: Tensor, noise: Mapping[str, Tensor] | None, name: str
+) -> Tensor:
+    """Outputs of the network called `name`, with its own part of the noise of the step."""
+    if noise is None or not network.noise_widths or not network.training:
+        return network(inputs)
+    return network(inputs, {own: noise[f"{name}.{own}"] for own in network.noise_widths})
 
 
 def build_autoencoder(
@@ -87,8 +118,10 @@ def build_autoencoder(
 ) -> Autoencoder:
     """Autoencoder with freshly drawn weights that starts at the marginals of the columns."""
     observation_head = likelihood.build(summary, dtype)
-    posterior_head = posterior.build(n_latent, dtype)
-    prior_head = prior.build(n_latent, dtype)
+    posterior_head = posterior.build(n_latent, dtype=dtype, generator=generator)
+    prior_head = prior.build(
+        n_latent, n_features=observation_head.n_features, dtype=dtype, generator=generator
+    )
     if n_latent == 0:
         # Nothing to encode and nothing to decode from: the model is the marginals of the columns.
         encoder = decoder = MLP(hidden_layer_sizes=())

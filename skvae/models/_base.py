@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import Batch, NoiseSpec
@@ -46,8 +47,16 @@ class LatentVariableModel(nn.Module, ABC):
         """All randomness that a step with `n_draws` draws needs."""
 
     @abstractmethod
+    def code(self, batch: Batch) -> Tensor:
+        """What the recognition model says of each row, (n_rows, n_code): parameters of q(z | x)."""
+
+    @abstractmethod
+    def posterior_of(self, code: Tensor) -> PosteriorDistribution:
+        """q(z | x) of each row from what ``code`` says, or from something better."""
+
     def posterior(self, batch: Batch) -> PosteriorDistribution:
         """q(z | x) of each row."""
+        return self.posterior_of(self.code(batch))
 
     @abstractmethod
     def generative(self, batch: Batch, z: Tensor) -> Generative:
@@ -61,13 +70,16 @@ class LatentVariableModel(nn.Module, ABC):
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         """Draws z from the prior (given the batch's context, where the model has one)."""
 
+    def start_at_(self, x: Tensor, generator: torch.Generator) -> None:
+        """Start what starts at training rows x (n_rows, n_columns); called once before training."""
+
     def posterior_mean(self, batch: Batch) -> Tensor:
         """Mean of q(z | x) of each row, (n_rows, *latent_shape)."""
         return self.posterior(batch).mean
 
     def observe(self, batch: Batch, noise: Mapping[str, Tensor]) -> Batch:
-        """The batch as this step sees it (dynamic binarisation and the like)."""
-        return batch._replace(x=self.observation_head.observe(batch.x, noise))
+        """The batch as this step sees it (dynamic binarisation and the like), with its noise."""
+        return batch._replace(x=self.observation_head.observe(batch.x, noise), noise=noise)
 
     def log_joint(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x | z) of each draw, both (n_draws, n_rows), in nats."""

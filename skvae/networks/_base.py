@@ -48,15 +48,30 @@ class NetworkHead(nn.Module, ABC):
         Whether its outputs can be nothing but linear in its inputs.
     hand_derived : bool
         Whether ``derived`` is offered.
+    noise_widths : dict of str to int
+        Uniform noise that it needs in training (for dropout), numbers for each row of inputs, by
+        name.
     """
 
     has_linear_path: bool = False
     is_linear: bool = False
     hand_derived: bool = False
 
+    @property
+    def noise_widths(self) -> dict[str, int]:
+        """See above; none unless a network says otherwise."""
+        return {}
+
     @abstractmethod
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs for the given inputs."""
+    def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Outputs for the given inputs.
+
+        Parameters
+        ----------
+        inputs : Tensor of shape (..., n_inputs)
+        noise : mapping of str to Tensor of shape (..., width), or None
+            As `noise_widths` declares; None outside of training.
+        """
 
     def first_outputs(self, inputs: Tensor, n_outputs: int) -> Tensor:
         """The first `n_outputs` outputs; a network may save what the others cost."""

@@ -188,7 +188,7 @@ class MLPHead(NetworkHead):
         bias_only = not hidden_layer_sizes and self.linear_path is not None
         self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         return self.first_outputs(inputs, self.n_outputs)
 
     def first_outputs(self, inputs: Tensor, n_outputs: int) -> Tensor:

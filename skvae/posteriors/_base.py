@@ -16,8 +16,10 @@ class Posterior(Component, ABC, kind="posterior"):
     """Component that names the family of q(z | x)."""
 
     @abstractmethod
-    def build(self, n_latent: int, dtype: torch.dtype) -> PosteriorHead:
-        """Head for `n_latent` latent variables."""
+    def build(
+        self, n_latent: int, *, dtype: torch.dtype, generator: torch.Generator
+    ) -> PosteriorHead:
+        """Head for `n_latent` latent variables; `generator` is for initial weights, if any."""
 
 
 class PosteriorHead(nn.Module, ABC):
@@ -61,10 +63,19 @@ class PosteriorHead(nn.Module, ABC):
 
 
 class PosteriorDistribution(ABC):
-    """q(z | x) of the rows of one batch, as a value."""
+    """q(z | x) of the rows of one batch, as a value.
+
+    Attributes
+    ----------
+    mean, variance : Tensor of shape (n_rows, *latent_shape)
+        Of each latent variable.
+    has_normal_marginals : bool
+        Whether the distribution of each latent variable by itself is normal.
+    """
 
     mean: Tensor
     variance: Tensor
+    has_normal_marginals: bool = False
 
     @abstractmethod
     def rsample(self, noise: Mapping[str, Tensor]) -> Tensor:
@@ -72,7 +83,20 @@ class PosteriorDistribution(ABC):
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density (n_draws, n_rows) of draws z, in nats."""
+        """Log-density (n_draws, n_rows) of draws z, in nats.
+
+        The row axis of z may have length 1: the same draws under the distribution of each row.
+        """
+
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        """Log-density of each of the draws z (n_points, n_latent) under each row's distribution.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (n_points, n_rows)
+            In nats. A family may compute it faster than one pair after the other.
+        """
+        return self.log_prob(z.unsqueeze(1))
 
     @abstractmethod
     def detach(self) -> PosteriorDistribution:

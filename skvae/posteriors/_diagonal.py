@@ -40,7 +40,9 @@ class DiagonalPosterior(Posterior, shorthand="diagonal"):
     VariationalAutoencoder(posterior=DiagonalPosterior())
     """
 
-    def build(self, n_latent: int, dtype: torch.dtype) -> DiagonalHead:
+    def build(
+        self, n_latent: int, *, dtype: torch.dtype, generator: torch.Generator
+    ) -> DiagonalHead:
         """Head with two outputs for each latent variable."""
         self.check_parameters()
         return DiagonalHead(n_latent)
@@ -79,6 +81,8 @@ class DiagonalGaussian(PosteriorDistribution):
     ----------
     mean, log_scale : Tensor of shape (n_rows, n_latent)
     """
+
+    has_normal_marginals = True
 
     def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
         self.mean = mean

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,34 @@ class HasMoments(Protocol):
 
     mean: Tensor
     variance: Tensor
+    has_normal_marginals: bool
 
     def entropy(self) -> Tensor | None:
         """Entropy of each row's distribution in nats, or None."""
+
+
+# The posterior q(z | x) for what the encoder reads of some rows, (n_rows, n_features).
+Encode = Callable[[Tensor], Any]
 
 
 class Prior(Component, ABC, kind="prior"):
     """Component that names p(z)."""
 
     @abstractmethod
-    def build(self, n_latent: int, dtype: torch.dtype) -> PriorHead:
-        """Head for `n_latent` latent variables."""
+    def build(
+        self, n_latent: int, *, n_features: int, dtype: torch.dtype, generator: torch.Generator
+    ) -> PriorHead:
+        """Head for `n_latent` latent variables.
+
+        Parameters
+        ----------
+        n_latent : int
+        n_features : int
+            Width of what the encoder reads, for priors that are made of encoded rows.
+        dtype : torch.dtype
+        generator : torch.Generator
+            Source of initial weights, if any.
+        """
 
 
 class PriorHead(nn.Module, ABC):
@@ -43,8 +60,14 @@ class PriorHead(nn.Module, ABC):
     hand_derived: bool = False
 
     @abstractmethod
-    def forward(self) -> PriorDistribution:
-        """Distribution of z."""
+    def forward(self, encode: Encode) -> PriorDistribution:
+        """Distribution of z; `encode` is for priors that are made of encoded rows."""
+
+    def start_at_(self, features: Tensor, generator: torch.Generator) -> None:
+        """Start at training rows, of which `features` (n_rows, n_features) is what encoders read.
+
+        Called once, before training; most priors have nothing to do.
+        """
 
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._normal import LOG_2PI, standard_normal_log_prob
-from skvae.priors._base import DerivedPrior, HasMoments, Prior, PriorDistribution, PriorHead
+from skvae.priors._base import (
+    DerivedPrior,
+    Encode,
+    HasMoments,
+    Prior,
+    PriorDistribution,
+    PriorHead,
+)
 
 
 class StandardNormalPrior(Prior, shorthand="normal"):
@@ -23,7 +30,9 @@ class StandardNormalPrior(Prior, shorthand="normal"):
     VariationalAutoencoder(prior=StandardNormalPrior())
     """
 
-    def build(self, n_latent: int, dtype: torch.dtype) -> StandardNormalHead:
+    def build(
+        self, n_latent: int, *, n_features: int, dtype: torch.dtype, generator: torch.Generator
+    ) -> StandardNormalHead:
         """Head without parameters."""
         self.check_parameters()
         return StandardNormalHead(n_latent)
@@ -38,7 +47,7 @@ class StandardNormalHead(PriorHead):
         super().__init__()
         self.n_latent = n_latent
 
-    def forward(self) -> StandardNormal:
+    def forward(self, encode: Encode) -> StandardNormal:
         return StandardNormal()
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
@@ -65,7 +74,9 @@ class StandardNormal(PriorDistribution):
         square = (q.mean * q.mean + q.variance).sum(-1)
         return 0.5 * square - entropy + 0.5 * LOG_2PI * q.mean.shape[-1]
 
-    def kl_per_component(self, q: HasMoments) -> Tensor:
+    def kl_per_component(self, q: HasMoments) -> Tensor | None:
+        if not q.has_normal_marginals:
+            return None
         return 0.5 * (q.mean.square() + q.variance - 1.0 - torch.log(q.variance))
 
 

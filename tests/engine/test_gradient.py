@@ -1,7 +1,5 @@
 """The gradient derived by hand is that of automatic differentiation, for all that takes it."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -36,9 +34,7 @@ REGISTERED = {
     "network": registry.NETWORKS,
     "objective": registry.OBJECTIVES,
 }
-COMBINATIONS = [
-    dict(zip(REGISTERED, c, strict=True)) for c in itertools.product(*REGISTERED.values())
-]
+COMBINATIONS = registry.combinations(REGISTERED)
 
 
 def name_of(combination):

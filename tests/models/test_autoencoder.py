@@ -125,7 +125,7 @@ def test_prior_draws_follow_the_prior(name, entry):
     assert z.shape == (5000, 1, 2)
     # E_p[r(z) / p(z)] = 1 for any density r.
     log_r = Normal(0.0, 0.5).log_prob(z).sum(-1)
-    assert_mean((log_r - model.prior_head().log_prob(z)).exp(), 1.0)
+    assert_mean((log_r - model.prior().log_prob(z)).exp(), 1.0)
 
 
 @every_combination

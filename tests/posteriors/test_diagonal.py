@@ -4,10 +4,11 @@ import torch
 from torch.distributions import Independent, Normal
 
 from skvae.posteriors import DiagonalPosterior
+from tests.helpers import posterior_head
 
 
 def test_it_is_a_product_of_normals():
-    head = DiagonalPosterior().build(3, torch.float64)
+    head = posterior_head(DiagonalPosterior(), 3, torch.float64)
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(4, head.n_outputs, generator=generator, dtype=torch.float64)
     # Means are the first outputs, those that an encoder's linear path reaches.
@@ -24,7 +25,7 @@ def test_it_is_a_product_of_normals():
 
 def test_log_prob_of_a_narrow_posterior_keeps_its_digits_in_float32():
     # (z - mean) / scale of a draw loses all digits where scale / |mean| is under 1e-7.
-    head = DiagonalPosterior().build(1, torch.float32)
+    head = posterior_head(DiagonalPosterior(), 1, torch.float32)
     q = head(torch.tensor([[100.0, -15.0]]))
     noise = torch.linspace(-3, 3, 7).view(-1, 1, 1)
     _, log_prob = q.rsample_and_log_prob({"z": noise})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import assert_follows, assert_mean, draw
+from tests.helpers import assert_follows, assert_mean, draw, posterior_head
 from tests.registry import POSTERIORS, each
 
 every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
@@ -14,7 +14,7 @@ N_ROWS = 3
 
 def build(posterior, n_latent=2, n_rows=N_ROWS, *, dtype=torch.float64, seed=0):
     """Head and encoder outputs for some rows."""
-    head = posterior.build(n_latent, dtype)
+    head = posterior_head(posterior, n_latent, dtype)
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
     return head, (0.7 * outputs).to(dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import assert_follows, assert_mean, draw
+from tests.helpers import assert_follows, assert_mean, draw, encode_with, posterior_head, prior_head
 from tests.registry import POSTERIORS, PRIORS, each
 
 every_prior = pytest.mark.parametrize("prior", each(PRIORS))
@@ -12,8 +12,8 @@ every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
 
 
 def distribution(prior, n_latent):
-    head = prior.build(n_latent, torch.float64)
-    return head, head()
+    head = prior_head(prior, n_latent)
+    return head, head(encode_with(n_latent))
 
 
 def noise(head, n_draws, n_rows):
@@ -21,7 +21,7 @@ def noise(head, n_draws, n_rows):
 
 
 def some_posterior(posterior, n_latent, n_rows=3, *, seed=0):
-    head = posterior.build(n_latent, torch.float64)
+    head = posterior_head(posterior, n_latent)
     generator = torch.Generator().manual_seed(seed)
     outputs = 0.7 * torch.randn(n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
     return head, head(outputs)
@@ -119,11 +119,10 @@ def test_answers_are_differentiable_in_z(prior):
 
 @every_prior
 def test_dtype_follows_the_draws(prior):
-    head = prior.build(2, torch.float32)
     z = torch.zeros(1, 1, 2)
-    assert head().log_prob(z).dtype == torch.float32
-    np.testing.assert_allclose(
-        head().log_prob(z).double().detach(),
-        prior.build(2, torch.float64)().log_prob(z.double()).detach(),
-        rtol=1e-6,
+    single, double = (
+        prior_head(prior, 2, dtype)(encode_with(2, dtype)).log_prob(z.to(dtype)).detach()
+        for dtype in (torch.float32, torch.float64)
     )
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.double(), double, rtol=1e-5)
