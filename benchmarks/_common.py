@@ -169,6 +169,11 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])
 
 
+def result_name(args: argparse.Namespace, name: str) -> str:
+    """Name of the files of results; runs on several threads have their own."""
+    return name if args.threads == 1 else f"{name}_{args.threads}_threads"
+
+
 def write_results(
     args: argparse.Namespace, name: str, *, text: str, results: Mapping[str, Any]
 ) -> None:
@@ -181,7 +186,7 @@ def write_results(
     results : mapping
         Everything measured, for machines; hardware and versions are added.
     """
-    where = environment(args)
+    where, name = environment(args), result_name(args, name)
     document = {"smoke": args.smoke, "environment": where, **results}
     (args.output / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     footer = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)

@@ -14,10 +14,11 @@ import warnings
 
 import numpy as np
 import torch
-from _canonical import Contestant
+from _canonical import Contestant, Loop, TwoHeads, divergence
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from torch import nn
+from torch.nn import functional
 
 
 class Peer(Contestant):
@@ -120,6 +121,45 @@ class Pythae(Peer):
         return self.model.decoder(torch.from_numpy(Z)).reconstruction.numpy()
 
 
+class Skorch(Peer, Loop):
+    """The module of the usual loop, trained by skorch's `NeuralNet`."""
+
+    name = "skorch"
+    needs = ("skorch",)
+
+    def fit(self, n_epochs: int) -> None:
+        from skorch import NeuralNet
+
+        class Autoencoder(NeuralNet):
+            def get_loss(self, y_pred, y_true, X=None, training=False):
+                output, mean, log_variance = y_pred
+                loss = self.criterion_(output, X.to(output.device))
+                return (loss + divergence(mean, log_variance)) / len(X)
+
+        torch.manual_seed(0)
+        net = Autoencoder(
+            TwoHeads(*self.sizes, sigmoid=self.bernoulli),
+            criterion=nn.BCELoss if self.bernoulli else HalfSquare,
+            criterion__reduction="sum",
+            optimizer=torch.optim.Adam,
+            lr=1e-3,
+            batch_size=self.batch_size,
+            max_epochs=n_epochs,
+            iterator_train__shuffle=True,
+            train_split=None,
+            verbose=0,
+            device=self.device,
+        )
+        self.module = net.fit(self.X, None).module_
+
+
+class HalfSquare(nn.MSELoss):
+    """Minus the log-density of a normal with unit variance, without its constant."""
+
+    def forward(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * functional.mse_loss(output, x, reduction=self.reduction)
+
+
 class KerasOnJax(Peer):
     """Keras with a compiled step by JAX; what compiling takes is in the first epoch."""
 
@@ -179,4 +219,4 @@ class KerasOnJax(Peer):
         return 1.0 / (1.0 + np.exp(-output)) if self.bernoulli else output
 
 
-PEERS = [Perceptron, Pythae, KerasOnJax]
+PEERS = [Perceptron, Pythae, Skorch, KerasOnJax]

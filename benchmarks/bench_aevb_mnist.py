@@ -30,7 +30,15 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from _bounds import lower_bounds
-from _common import Images, load_images, markdown_table, parse, parser, write_results
+from _common import (
+    Images,
+    load_images,
+    markdown_table,
+    parse,
+    parser,
+    result_name,
+    write_results,
+)
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VariationalAutoencoder
@@ -317,7 +325,7 @@ def plot(outcomes: Sequence[Outcome], images: Images, name: str, args: argparse.
         axes[0].set_ylim(-170, -85)  # about the range of the paper's figure
     axes[-1].legend(title="Nz", fontsize=8)
     figure.suptitle(f"{images.name}: test (solid) and training (dotted) bound", fontsize=11)
-    figure.savefig(args.output / f"{name}.png", dpi=110)
+    figure.savefig(args.output / f"{result_name(args, name)}.png", dpi=110)
 
 
 def main() -> None:
@@ -391,7 +399,7 @@ def main() -> None:
             f"Pixels: {args.targets}. Seeds for each figure: {len(seeds)}. Bounds in nats per "
             "row; ± is one standard error, of rows (paired) and seeds together, and a difference "
             f"counts from {STANDARD_ERRORS:g} of them on.",
-            f"![Bounds over samples seen]({name}.png)",
+            f"![Bounds over samples seen]({result_name(args, name)}.png)",
             *[table(outcome) for outcome in outcomes],
             "Adagrad's rate:",
             rates,
