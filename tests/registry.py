@@ -19,7 +19,7 @@ from torch import Tensor
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP
-from skvae.objectives import SGVB
+from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import DiagonalPosterior
 from skvae.priors import StandardNormalPrior
 from skvae.solvers import SGD, Adagrad, Adam, AdamW
@@ -122,6 +122,11 @@ OBJECTIVES = [
     SGVB(beta=0.5),
     SGVB(warmup_steps=10),
     SGVB(kl="monte_carlo", beta=2.0, warmup_steps=10),
+    SGVB(gradient="stl"),
+    SGVB(n_draws=2, kl="monte_carlo", gradient="stl", warmup_steps=10),
+    SGVB(free_bits=0.5),
+    IWAE(n_draws=5),
+    IWAE(n_draws=4, gradient="dreg"),
 ]
 
 SOLVERS = [

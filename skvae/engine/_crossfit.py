@@ -114,7 +114,8 @@ class CrossFit(TrainingLoop):
         self._counts = torch.tensor(counts, device=device)
         judges = slice(n_restarts, None)
         self._judges = bound.gradient_step(self.step.flat.stack.some(judges))
-        self._held_out_rows = self._chunk_for(models[judges], evaluation_draws(n_rows), width)
+        n_draws = evaluation_draws(bound, n_rows)
+        self._held_out_rows = self._chunk_for(models[judges], n_draws, width)
         for own, x, rows in zip(self._held_out_rows.x, self._x[judges], index, strict=True):
             own[0] = x[rows]
         self._held_out_rows.prepare(1, streams.generator("validation", device))
@@ -172,7 +173,7 @@ class CrossFit(TrainingLoop):
 
     def _training_bound(self) -> float:
         stack = self.step.flat.stack.some(slice(self.leader, self.leader + 1))
-        chunk = self._chunk_for([self.model], 1, self._x.shape[1])
+        chunk = self._chunk_for([self.model], self._bound.draws_per_value, self._x.shape[1])
         chunk.x[0, 0] = self._x[self.leader]
         chunk.prepare(1, self._noise_generator)
         return float(self._bound.gradient_step(stack).bounds(chunk.steps[0]).mean())

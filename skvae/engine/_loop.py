@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skvae._core._batch import Clock
 from skvae.engine._plan import EpochReport, Observer, Plan, Status, TrainingResult
 from skvae.engine._step import TrainingStep
+from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate
 
 # Held-out bounds use about this many draws in all, so that few rows get more draws each.
@@ -289,9 +290,10 @@ class _Run:
         return patient and self.idle < max(1, len(self.result.bounds) // 10)
 
 
-def evaluation_draws(n_rows: int) -> int:
+def evaluation_draws(bound: Bound, n_rows: int) -> int:
     """Draws of z for each of `n_rows` rows when their bound is evaluated, not trained on."""
-    return min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
+    n_draws = min(MAX_VALIDATION_DRAWS, max(1, -(-VALIDATION_DRAWS // n_rows)))
+    return -(-n_draws // bound.draws_per_value) * bound.draws_per_value
 
 
 def _beats(bounds: Tensor, rival: Tensor) -> bool:

@@ -193,7 +193,7 @@ def bounds_of_rows(
     model: LatentVariableModel, bound: Bound, rows: Rows, streams: Streams
 ) -> Tensor:
     """Bounds (n_rows,) of rows that are not trained on, in nats, with noise of their own stream."""
-    n_draws = evaluation_draws(len(rows))
+    n_draws = evaluation_draws(bound, len(rows))
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
     parts = []

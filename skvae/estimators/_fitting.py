@@ -547,6 +547,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
         index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
     source = _rows_for(model, rows, index)
     bound = setup.components["objective_"].build(1)
+    n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
     totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "noise": None}
     means = []
@@ -554,7 +555,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
         for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
             batch = Batch(source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE))
             noise = draw_noise(
-                model.noise_spec(max(bound.n_draws, evaluation_draws(len(source)))),
+                model.noise_spec(n_draws),
                 len(batch.x),
                 generator=generator,
                 dtype=first.dtype,

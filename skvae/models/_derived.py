@@ -96,7 +96,12 @@ class DerivedAutoencoder:
         return self.posterior.log_prob().sub_(self.prior.log_prob(self._z))
 
     def backward(
-        self, in_likelihood: Tensor, *, divergence: Tensor | None, log_ratio: Tensor | None
+        self,
+        in_likelihood: Tensor,
+        *,
+        divergence: Tensor | None = None,
+        log_ratio: Tensor | None = None,
+        path: Tensor | None = None,
     ) -> None:
         """Set the gradients of all parameters, of a sum of these terms.
 
@@ -107,7 +112,10 @@ class DerivedAutoencoder:
         divergence : Tensor of shape (n_models, n_rows, 1) or None
             Coefficient of **minus** `divergence`.
         log_ratio : Tensor of shape (n_models, n_draws * n_rows, 1) or None
-            Coefficient of **minus** `log_ratio`.
+            Coefficient of **minus** `log_ratio`; given if `divergence` is not.
+        path : Tensor, broadcast against (n_models, n_draws * n_rows, n_latent), or None
+            If given, the encoder learns by the path through z alone, q's parameters being held in
+            `log_ratio`, and from each draw so many times.
         """
         z, q = self._z, self.posterior
         in_outputs = self.observation.backward(in_likelihood)
@@ -121,6 +129,11 @@ class DerivedAutoencoder:
             assert log_ratio is not None
             self.prior.log_prob_backward_(log_ratio, z, in_draws)
             n_models, n_rows, _ = q.mean.shape
-            in_entropy = log_ratio.view(n_models, -1, n_rows, 1).sum(1)
+            if path is None:
+                in_entropy = log_ratio.view(n_models, -1, n_rows, 1).sum(1)
+            else:
+                q.log_prob_backward_(-log_ratio, in_draws)
+                in_draws.mul_(path)
+                in_entropy = log_ratio.new_zeros(n_models, n_rows, 1)
         in_code = q.backward(in_draws, in_entropy, in_mean, in_variance)
         self.encoder.backward(in_code, need_inputs=False)

@@ -39,10 +39,14 @@ class Bound(ABC):
         Draws of z that it asks for at a training step.
     n_warmup_steps : int
         Steps after which its gradient is that of the bound itself.
+    draws_per_value : int
+        Draws that one value of the bound is made of; with more, a multiple, it is the mean of
+        several values.
     """
 
     n_draws: int
     n_warmup_steps: int = 0
+    draws_per_value: int = 1
 
     @abstractmethod
     def __call__(
@@ -59,9 +63,10 @@ class Bound(ABC):
         model : LatentVariableModel
         batch : Batch
         noise : mapping of str to Tensor
-            As ``model.noise_spec`` declares, with any number of draws.
+            As ``model.noise_spec`` declares, with any multiple of `draws_per_value` draws.
         clock : Clock or None
-            None outside of training, where no warm-up applies.
+            None outside of training, where neither a warm-up nor another gradient than that of the
+            value applies.
         """
 
     def is_hand_derived(self, model: LatentVariableModel) -> bool:

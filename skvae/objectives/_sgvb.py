@@ -16,6 +16,8 @@ from skvae._core._sklearn import Interval, StrOptions
 from skvae.models import DerivedAutoencoder, can_derive, defines
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound, GradientStep, Objective
+from skvae.posteriors._base import PosteriorDistribution
+from skvae.priors._base import PriorDistribution
 
 
 class SGVB(Objective, shorthand="sgvb"):
@@ -42,10 +44,26 @@ class SGVB(Objective, shorthand="sgvb"):
     warmup_steps : int, default=0
         Steps over which the weight of the divergence rises linearly from 0 to `beta`; at most half
         of the run.
+    free_bits : float, default=0.0
+        Divergence, in nats, that each latent variable may have on average over a batch before the
+        gradient asks for less: a cure for latent variables that collapse early. Where the
+        divergence does not split into those of the latent variables, it is allowed
+        ``free_bits * n_components`` as a whole.
+    gradient : {"total", "stl"}, default="total"
+        "total" is the gradient of the bound as it is estimated. "stl" (sticking the landing) leaves
+        out the part that holds the draws and varies the parameters of the posterior's own density,
+        which is zero on average; the closer the posterior is to the true one, the less noise is
+        left. The divergence's gradient is then taken from the draws, whatever `kl` says.
 
     References
     ----------
     Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR. Equations 6, 7.
+
+    Kingma, D. P., Salimans, T., Jozefowicz, R., Chen, X., Sutskever, I. and Welling, M. (2016).
+    Improved variational inference with inverse autoregressive flow. NeurIPS. (Free bits.)
+
+    Roeder, G., Wu, Y. and Duvenaud, D. (2017). Sticking the landing: simple, lower-variance
+    gradient estimators for variational inference. NeurIPS.
 
     Examples
     --------
@@ -60,6 +78,8 @@ class SGVB(Objective, shorthand="sgvb"):
         "kl": [StrOptions({"analytic", "monte_carlo"})],
         "beta": [Interval(Real, 0, None, closed="left")],
         "warmup_steps": [Interval(Integral, 0, None, closed="left")],
+        "free_bits": [Interval(Real, 0, None, closed="left")],
+        "gradient": [StrOptions({"total", "stl"})],
     }
 
     def __init__(
@@ -69,11 +89,15 @@ class SGVB(Objective, shorthand="sgvb"):
         kl: str = "analytic",
         beta: float = 1.0,
         warmup_steps: int = 0,
+        free_bits: float = 0.0,
+        gradient: str = "total",
     ) -> None:
         self.n_draws = n_draws
         self.kl = kl
         self.beta = beta
         self.warmup_steps = warmup_steps
+        self.free_bits = free_bits
+        self.gradient = gradient
 
     def build(self, n_steps: int) -> SGVBBound:
         """Bound whose warm-up takes at most half of `n_steps`."""
@@ -83,17 +107,30 @@ class SGVB(Objective, shorthand="sgvb"):
             analytic=self.kl == "analytic",
             beta=float(self.beta),
             n_warmup_steps=min(self.warmup_steps, n_steps // 2),
+            free_bits=float(self.free_bits),
+            path_only=self.gradient == "stl",
         )
 
 
 class SGVBBound(Bound):
     """Evidence lower bound of each row."""
 
-    def __init__(self, *, n_draws: int, analytic: bool, beta: float, n_warmup_steps: int) -> None:
+    def __init__(
+        self,
+        *,
+        n_draws: int,
+        analytic: bool,
+        beta: float,
+        n_warmup_steps: int,
+        free_bits: float = 0.0,
+        path_only: bool = False,
+    ) -> None:
         self.n_draws = n_draws
         self.analytic = analytic
         self.beta = beta
         self.n_warmup_steps = n_warmup_steps
+        self.free_bits = free_bits
+        self.path_only = path_only
 
     def __call__(
         self,
@@ -116,11 +153,28 @@ class SGVBBound(Bound):
             log_q = q.log_prob(z) if log_q is None else log_q
             kl = (log_q - prior.log_prob(z)).mean(0)
         bound = reconstruction - kl
-        if clock is None or not self.is_weighted:
+        if clock is None or not (self.is_weighted or self.path_only or self.free_bits):
             return bound
-        # Value of the bound, gradient of the weighted bound.
-        excess = (1.0 - self.kl_weight(clock)).to(kl.dtype) * kl
-        return bound + (excess - excess.detach())
+        # Value of the bound, gradient of another function of the same draws.
+        charged = kl
+        if self.path_only:
+            charged = (q.detach().log_prob(z) - prior.log_prob(z)).mean(0)
+        if self.free_bits:
+            charged = charged - self._free_part(prior, q, kl, batch.weight)
+        surrogate = reconstruction - self.kl_weight(clock).to(kl.dtype) * charged
+        return bound.detach() + (surrogate - surrogate.detach())
+
+    def _free_part(
+        self, prior: PriorDistribution, q: PosteriorDistribution, kl: Tensor, weight: Tensor | None
+    ) -> Tensor:
+        """What of the divergence of each row, (n_rows,), is not charged for."""
+        by_component = prior.kl_per_component(q)
+        allowed = self.free_bits
+        if by_component is None:
+            by_component, allowed = kl.unsqueeze(1), allowed * q.mean.shape[-1]
+        share = torch.full_like(kl, 1.0 / len(kl)) if weight is None else weight / weight.sum()
+        mean = (share.unsqueeze(1) * by_component.detach()).sum(0)
+        return (by_component * (mean < allowed)).sum(1)
 
     @property
     def is_weighted(self) -> bool:
@@ -128,7 +182,7 @@ class SGVBBound(Bound):
         return not (self.beta == 1.0 and self.n_warmup_steps == 0)
 
     def is_hand_derived(self, model: LatentVariableModel) -> bool:
-        return can_derive(model) and defines(self, "gradient_step")
+        return not self.free_bits and can_derive(model) and defines(self, "gradient_step")
 
     def gradient_step(self, stack: Stack) -> GradientStep:
         if self.is_hand_derived(stack.modules[0]):
@@ -160,12 +214,13 @@ class DerivedSGVB(GradientStep):
         bound, share, n_draws = self._bound, inputs.share, self._n_draws
         of_draws = share if n_draws == 1 else (share / n_draws).repeat(1, n_draws, 1)
         weight = bound.kl_weight(clock).to(share.dtype) if bound.is_weighted else None
-        if bound.analytic:
+        if bound.analytic and not bound.path_only:
             pull = share if weight is None else share * weight
-            self._chain.backward(of_draws, divergence=pull, log_ratio=None)
+            self._chain.backward(of_draws, divergence=pull)
         else:
             pull = of_draws if weight is None else of_draws * weight
-            self._chain.backward(of_draws, divergence=None, log_ratio=pull)
+            path = share.new_ones(()) if bound.path_only else None
+            self._chain.backward(of_draws, log_ratio=pull, path=path)
 
     def bounds(self, inputs: StepInputs) -> Tensor:
         terms = self._chain.log_likelihood(inputs)

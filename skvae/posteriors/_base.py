@@ -148,6 +148,14 @@ class DerivedPosterior(ABC):
         """Log-density of the last draws, (n_models, n_draws * n_rows), in nats."""
 
     @abstractmethod
+    def log_prob_backward_(self, coefficient: Tensor, gradient: Tensor) -> None:
+        """Add to `gradient` that of ``(coefficient * log_prob()).sum()`` in the draws.
+
+        The parameters of the distribution are held. `coefficient` is (n_models, n_draws * n_rows,
+        1).
+        """
+
+    @abstractmethod
     def backward(
         self,
         in_draws: Tensor,

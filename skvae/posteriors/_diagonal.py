@@ -137,6 +137,10 @@ class DerivedDiagonal(DerivedPosterior):
         square = torch.linalg.vecdot(eps, eps).mul_(-0.5).sub_(0.5 * LOG_2PI * eps.shape[-1])
         return square.sub_(self._now.log_scale.sum(-1).unsqueeze(1)).flatten(1)
 
+    def log_prob_backward_(self, coefficient: Tensor, gradient: Tensor) -> None:
+        slope = (self._noise / self._now.scale_of_draws).flatten(1, 2)
+        gradient.addcmul_(coefficient, slope, value=-1.0)
+
     def backward(
         self,
         in_draws: Tensor,

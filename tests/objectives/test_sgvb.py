@@ -107,3 +107,54 @@ def test_value_is_exactly_that_without_a_weight_in_float32():
         weighted = SGVB(beta=1e6, warmup_steps=50).build(100)(model, batch, noise, clock_at(7))
     assert weighted.dtype == torch.float32
     assert torch.equal(plain, weighted)
+
+
+def test_sticking_the_landing_has_the_mean_of_the_whole_gradient():
+    model, _, X = loose_model(n_columns=3)
+    batch, parameters = batch_of(model, X), list(model.parameters())
+    draws = {"total": [], "stl": []}
+    for seed in range(1500):
+        noise = noise_for(model, 1, N_ROWS, seed=seed)
+        for gradient, own in draws.items():
+            value = SGVB(gradient=gradient).build(1)(model, batch, noise, clock_at(0)).mean()
+            own.append(torch.cat([g.ravel() for g in torch.autograd.grad(value, parameters)]))
+    total, stl = (torch.stack(own).numpy() for own in draws.values())
+    assert not np.allclose(total, stl)
+    assert_mean(stl - total, 0.0)
+
+
+@pytest.mark.parametrize("kl", ["analytic", "monte_carlo"])
+def test_free_bits_charge_for_latent_variables_that_use_more_on_average(kl):
+    model, _, X = loose_model()
+    batch, noise = batch_of(model, X), noise_for(model, 2, N_ROWS)
+    weight = torch.ones(N_ROWS, dtype=torch.float64)
+    weight[-2:] = 0.0  # padding does not count
+    batch = batch._replace(weight=weight)
+    q, prior = model.posterior(batch), model.prior()
+    by_component = prior.kl_per_component(q)
+    mean = by_component[:-2].mean(0)
+    allowed = float(mean.detach().sort().values[:2].mean())  # between the smallest and the next
+    bound = SGVB(kl=kl, free_bits=allowed).build(1)
+    free = by_component[:, mean < allowed].sum(1)
+    assert 0 < int((mean < allowed).sum()) < len(mean)
+    expected = weighted_bound(model, batch, noise, analytic=kl == "analytic", weight=1.0) + free
+    parameters = list(model.parameters())
+    actual, reference = (
+        torch.autograd.grad(value.sum(), parameters, retain_graph=True)
+        for value in (bound(model, batch, noise, clock_at(0)), expected)
+    )
+    for one, other in zip(actual, reference, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_with_free_bits_beyond_all_need_the_divergence_is_not_charged_for():
+    model, _, X = loose_model()
+    batch, noise = batch_of(model, X), noise_for(model, 2, N_ROWS)
+    expected = weighted_bound(model, batch, noise, analytic=True, weight=0.0)
+    parameters = list(model.encoder.parameters())
+    actual, reference = (
+        torch.autograd.grad(value.sum(), parameters)
+        for value in (SGVB(free_bits=1e6).build(1)(model, batch, noise, clock_at(0)), expected)
+    )
+    for one, other in zip(actual, reference, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
