@@ -6,10 +6,13 @@ is the cross-entropy of grey values or a normal with unit variance.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+import math
 import os
 import tempfile
+import time
 import warnings
 
 import numpy as np
@@ -52,6 +55,69 @@ class Perceptron(Peer):
             model.fit(self.X, self.X)
 
 
+def pythae_networks(sizes: tuple[int, int, int], bernoulli: bool) -> dict[str, nn.Module]:
+    """Encoder and decoder with one hidden layer, in the form that pythae asks for."""
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    n_columns, n_hidden, n_latent = sizes
+    last: list[nn.Module] = [nn.Sigmoid()] if bernoulli else []
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(n_columns, n_hidden), nn.ReLU())
+            self.mean = nn.Linear(n_hidden, n_latent)
+            self.log_variance = nn.Linear(n_hidden, n_latent)
+
+        def forward(self, x):
+            hidden = self.layers(x)
+            return ModelOutput(
+                embedding=self.mean(hidden), log_covariance=self.log_variance(hidden)
+            )
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Linear(n_latent, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_columns), *last
+            )
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.layers(z))
+
+    return {"encoder": Encoder(), "decoder": Decoder()}
+
+
+def train_by_pythae(
+    model: nn.Module,
+    X: np.ndarray,
+    *,
+    n_epochs: int,
+    batch_size: int,
+    device: str = "cpu",
+    callbacks: list | None = None,
+) -> None:
+    """pythae's trainer with Adam at 1e-3."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        training = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=n_epochs,
+            learning_rate=1e-3,
+            per_device_train_batch_size=batch_size,
+            optimizer_cls="Adam",
+            no_cuda=device == "cpu",
+        )
+        data = BaseDataset(torch.from_numpy(X), torch.ones(len(X)))
+        BaseTrainer(
+            model=model, train_dataset=data, training_config=training, callbacks=callbacks
+        ).train()
+
+
 class Pythae(Peer):
     """pythae's VAE and trainer."""
 
@@ -59,57 +125,22 @@ class Pythae(Peer):
     needs = ("pythae",)
 
     def fit(self, n_epochs: int) -> None:
-        from pythae.data.datasets import BaseDataset
         from pythae.models import VAE, VAEConfig
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-        from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-        logging.disable(logging.INFO)
-        sizes = self.sizes
-        last: list[nn.Module] = [nn.Sigmoid()] if self.bernoulli else []
-
-        class Encoder(BaseEncoder):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layers = nn.Sequential(nn.Linear(sizes[0], sizes[1]), nn.ReLU())
-                self.mean = nn.Linear(sizes[1], sizes[2])
-                self.log_variance = nn.Linear(sizes[1], sizes[2])
-
-            def forward(self, x):
-                hidden = self.layers(x)
-                return ModelOutput(
-                    embedding=self.mean(hidden), log_covariance=self.log_variance(hidden)
-                )
-
-        class Decoder(BaseDecoder):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layers = nn.Sequential(
-                    nn.Linear(sizes[2], sizes[1]), nn.ReLU(), nn.Linear(sizes[1], sizes[0]), *last
-                )
-
-            def forward(self, z):
-                return ModelOutput(reconstruction=self.layers(z))
 
         torch.manual_seed(0)
         config = VAEConfig(
-            input_dim=sizes[:1],
-            latent_dim=sizes[2],
+            input_dim=self.sizes[:1],
+            latent_dim=self.sizes[2],
             reconstruction_loss="bce" if self.bernoulli else "mse",
         )
-        self.model = VAE(config, encoder=Encoder(), decoder=Decoder())
-        with tempfile.TemporaryDirectory() as folder:
-            training = BaseTrainerConfig(
-                output_dir=folder,
-                num_epochs=n_epochs,
-                learning_rate=1e-3,
-                per_device_train_batch_size=self.batch_size,
-                optimizer_cls="Adam",
-                no_cuda=self.device == "cpu",
-            )
-            data = BaseDataset(torch.from_numpy(self.X), torch.ones(len(self.X)))
-            BaseTrainer(model=self.model, train_dataset=data, training_config=training).train()
+        self.model = VAE(config, **pythae_networks(self.sizes, self.bernoulli))
+        train_by_pythae(
+            self.model,
+            self.X,
+            n_epochs=n_epochs,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
 
     @torch.no_grad()
     def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +150,57 @@ class Pythae(Peer):
     @torch.no_grad()
     def expected(self, Z: np.ndarray) -> np.ndarray:
         return self.model.decoder(torch.from_numpy(Z)).reconstruction.numpy()
+
+
+class TimeIsUp(Exception):
+    """Ends a training of pythae, which knows epochs only."""
+
+
+def pythae_curve(
+    train: np.ndarray, test: np.ndarray, *, n_latent: int, seconds: float, seed: int
+) -> list[tuple[float, float]]:
+    """As `curve` of the usual loop, by pythae's trainer.
+
+    pythae's own Gaussian likelihood has unit variance; to reach the same bounds, its VAE is given a
+    noise variance for each column, as one is meant to extend it.
+    """
+    from pythae.models import VAE, VAEConfig
+    from pythae.trainers.training_callbacks import TrainingCallback
+
+    class Vae(VAE):
+        def loss_function(self, recon_x, x, mu, log_var, z):
+            square = (x - recon_x).square() * torch.exp(-self.log_noise)
+            fit = 0.5 * (square + self.log_noise + math.log(2.0 * math.pi)).sum(1)
+            kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1)
+            return (fit + kl).mean(), fit.mean(), kl.mean()
+
+    torch.manual_seed(seed)
+    location, scale = train.mean(0), train.std(0)
+    log_jacobian = float(np.log(scale).sum())
+    X, held_out = (((x - location) / scale).astype(np.float32) for x in (train, test))
+    rows = {"data": torch.from_numpy(held_out).repeat(8, 1)}
+    sizes = (X.shape[1], 128, n_latent)
+    config = VAEConfig(input_dim=sizes[:1], latent_dim=n_latent, reconstruction_loss="mse")
+    model = Vae(config, **pythae_networks(sizes, bernoulli=False))
+    model.log_noise = nn.Parameter(torch.zeros(X.shape[1]))
+    points: list[tuple[float, float]] = []
+
+    class Watch(TrainingCallback):
+        spent = 0.0
+
+        def on_epoch_begin(self, training_config, **kwargs) -> None:
+            self.began = time.process_time()
+
+        def on_epoch_end(self, training_config, **kwargs) -> None:
+            self.spent += time.process_time() - self.began
+            with torch.no_grad():
+                points.append((self.spent, -float(model(rows).loss) - log_jacobian))
+            if self.spent > seconds:
+                raise TimeIsUp
+
+    with contextlib.suppress(TimeIsUp):
+        train_by_pythae(model, X, n_epochs=10**6, batch_size=64, callbacks=[Watch()])
+    return points
 
 
 class Skorch(Peer, Loop):
