@@ -1,4 +1,4 @@
-"""What do a fit, encoding, scoring, the linear start, restarts and memory cost, and how does it grow?
+"""What do encoding, scoring, the linear start, restarts and memory cost, and how does cost grow?
 
 Encoding and scoring are compared with the plain ways to do the same with PyTorch, on the same
 weights, and with pythae where it is installed; a row of scoring takes 5,000 draws. "products only"
