@@ -11,8 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-StreamName = Literal["init", "rows", "noise", "validation", "scoring"]
-_ORDER: tuple[StreamName, ...] = ("init", "rows", "noise", "validation", "scoring")
+StreamName = Literal["init", "rows", "noise", "validation", "scoring", "refinement"]
+# New streams go to the end, so that the seeds of the others stay.
+_ORDER: tuple[StreamName, ...] = (
+    "init",
+    "rows",
+    "noise",
+    "validation",
+    "scoring",
+    "refinement",
+)
 
 MAX_SEED = 2**31 - 1
 

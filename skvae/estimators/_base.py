@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
@@ -16,17 +17,23 @@ from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import resolve_device, torch_dtype
-from skvae._core._random import MAX_SEED, Streams
+from skvae._core._random import MAX_SEED, StreamName, Streams
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._rows import compute_dtype
 from skvae.estimators._transaction import infers
-from skvae.inference import evidence_lower_bound, importance_log_likelihood
+from skvae.inference import (
+    evidence_lower_bound,
+    importance_log_likelihood,
+    refined_posterior,
+)
 from skvae.models import LatentVariableModel
 
 # Memory of the widest activations of the rows and draws that go through a model at once: on a
 # processor they stay in its cache, a GPU has to be filled.
 CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
+# Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
+REFINEMENT_DRAWS = 32
 
 
 class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound):
@@ -53,7 +60,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components)
-            Posterior means; the same for the same row at every call.
+            Posterior means; the same for the same row at every call. Of the encoder's posterior, or
+            with `refine_steps` of one that was improved for each row.
 
         Raises
         ------
@@ -63,6 +71,9 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         rows = self._known_rows(X)
+        if self.refine_steps:
+            refine = self._refiner(self.refine_steps)
+            return self._by_rows(rows, REFINEMENT_DRAWS, lambda *given: refine(*given).mean)
         return self._by_rows(rows, 1, lambda model, batch: model.posterior_mean(batch))
 
     @infers
@@ -188,6 +199,49 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return self._by_shared_draws(X, evidence_lower_bound)
 
     @infers
+    def amortization_gap(self, X: Any, n_steps: int = 100) -> np.ndarray:
+        """What the evidence lower bound of each row gains if its posterior is optimised by itself.
+
+        The encoder gives all rows their posteriors at once; an optimisation for each row, within
+        the same family, started from what the encoder says, finds a better one. Large gaps say
+        that a wider or deeper encoder, or `refine_steps`, would help; where they are small and
+        ``score_samples`` is still far above ``lower_bound``, the family of the posterior is what
+        limits.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        n_steps : int, default=100
+            Steps of the optimisation.
+
+        Returns
+        -------
+        gap : ndarray of shape (n_samples,)
+            In nats, estimated with the draws of ``score_samples``, which are not those of the
+            optimisation; below 0 by no more than the error of draws.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``;
+            if `n_steps` is not an integer of at least 1.
+
+        References
+        ----------
+        Cremer, C., Li, X. and Duvenaud, D. (2018). Inference suboptimality in variational
+        autoencoders. ICML.
+        """
+        n_steps = _positive_integer(n_steps, "n_steps")
+        amortized, refined = (
+            self._by_shared_draws(X, evidence_lower_bound, refine_steps=steps)
+            for steps in (0, n_steps)
+        )
+        return refined - amortized
+
+    @infers
     def posterior_moments(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the posterior q(z | x) of each row.
 
@@ -208,12 +262,14 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         ValueError
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
+        infer = self._refiner(self.refine_steps)
 
         def moments(model: LatentVariableModel, batch: Batch) -> Tensor:
-            q = model.posterior(batch)
+            q = infer(model, batch)
             return torch.stack([q.mean, q.variance.sqrt()], dim=1)
 
-        out = self._by_rows(self._known_rows(X), 1, moments)
+        n_draws = REFINEMENT_DRAWS if self.refine_steps else 1
+        out = self._by_rows(self._known_rows(X), n_draws, moments)
         return out[:, 0], out[:, 1]
 
     @infers
@@ -245,12 +301,14 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         rows = self._known_rows(X)
         n_samples = _positive_integer(n_samples, "n_samples")
         generator = _generator(random_state)
+        infer = self._refiner(self.refine_steps)
 
         def draw(model: LatentVariableModel, batch: Batch) -> Tensor:
             noise = self._noise(model, model.noise_spec(n_samples), len(batch.x), generator)
-            return model.posterior(batch).rsample(noise).transpose(0, 1)
+            return infer(model, batch).rsample(noise).transpose(0, 1)
 
-        return np.ascontiguousarray(np.swapaxes(self._by_rows(rows, n_samples, draw), 0, 1))
+        n_draws = max(n_samples, REFINEMENT_DRAWS) if self.refine_steps else n_samples
+        return np.ascontiguousarray(np.swapaxes(self._by_rows(rows, n_draws, draw), 0, 1))
 
     @infers
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
@@ -301,25 +359,49 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self.likelihood_.check_support(rows, getattr(self, "feature_names_in_", None))
         return rows
 
-    def _by_shared_draws(self, X: Any, function: Callable[..., Tensor]) -> np.ndarray:
+    def _by_shared_draws(
+        self, X: Any, function: Callable[..., Tensor], *, refine_steps: int | None = None
+    ) -> np.ndarray:
         """One value for each row, by a function of model, batch and noise shared by all rows."""
         rows = self._known_rows(X)
         n_draws = self.n_score_draws if self.n_components_ else 1
+        infer = self._refiner(self.refine_steps if refine_steps is None else refine_steps)
         noise: dict[str, Tensor] = {}
 
         def value(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not noise:
-                # Drawn in float64 on the CPU whatever the device, one block with draws leading.
-                streams, specs = Streams(self._seed), model.noise_spec(n_draws)
-                noise.update(self._noise(model, specs, 1, streams.generator("scoring")))
-                for name, spec in specs.items():
-                    even = evenly_spread_normals(spec, streams.derived_seed("scoring"))
-                    if even is not None:
-                        noise[name].copy_(even)
+                noise.update(self._shared_noise(model, n_draws, "scoring"))
             n_at_once, _ = self._at_once(model, n_draws)
-            return function(model, batch, noise, n_at_once=n_at_once)
+            own = functools.partial(infer, model)
+            return function(model, batch, noise, n_at_once=n_at_once, infer=own)
 
         return self._by_rows(rows, n_draws, value)
+
+    def _refiner(self, n_steps: int) -> Callable[[LatentVariableModel, Batch], Any]:
+        """Posterior of a batch: the encoder's, or after some steps for each row."""
+        noise: dict[str, Tensor] = {}
+
+        def infer(model: LatentVariableModel, batch: Batch) -> Any:
+            if not n_steps or not self.n_components_:
+                return model.posterior(batch)
+            if not noise:
+                noise.update(self._shared_noise(model, REFINEMENT_DRAWS, "refinement"))
+            return refined_posterior(model, batch, noise, n_steps)
+
+        return infer
+
+    def _shared_noise(
+        self, model: LatentVariableModel, n_draws: int, stream: StreamName
+    ) -> dict[str, Tensor]:
+        """Noise shared by all rows, the same at each call."""
+        # Drawn in float64 on the CPU whatever the device, one block with draws leading.
+        streams, specs = Streams(self._seed), model.noise_spec(n_draws)
+        noise = self._noise(model, specs, 1, streams.generator(stream))
+        for name, spec in specs.items():
+            even = evenly_spread_normals(spec, streams.derived_seed(stream))
+            if even is not None:
+                noise[name].copy_(even)
+        return noise
 
     def _by_rows(
         self,

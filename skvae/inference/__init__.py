@@ -5,3 +5,4 @@ from skvae.inference._importance import (
     importance_log_likelihood,
     log_weights,
 )
+from skvae.inference._refine import refined_posterior

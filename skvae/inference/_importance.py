@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch
 from skvae.models._base import LatentVariableModel
+from skvae.posteriors._base import PosteriorDistribution
+
+Infer = Callable[[Batch], PosteriorDistribution]
 
 
 def log_weights(
@@ -18,6 +21,7 @@ def log_weights(
     noise: Mapping[str, Tensor],
     *,
     n_at_once: int | None = None,
+    infer: Infer | None = None,
 ) -> Iterator[Tensor]:
     """Log importance weights log p(x, z) - log q(z | x), some draws at a time.
 
@@ -29,6 +33,8 @@ def log_weights(
         As ``model.noise_spec`` declares.
     n_at_once : int or None, default=None
         Draws that are decoded at once; None means all. Few stay in the processor's cache.
+    infer : callable or None, default=None
+        The posterior of a batch as observed, in place of the model's own.
 
     Yields
     ------
@@ -36,7 +42,7 @@ def log_weights(
         In nats, constants included.
     """
     batch = model.observe(batch, noise)
-    q = model.posterior(batch)
+    q = model.posterior(batch) if infer is None else infer(batch)
     by_draw = [name for name, spec in model.noise_spec(1).items() if spec.per == "draw_row"]
     n_draws = max((len(noise[name]) for name in by_draw), default=1)
     step = n_draws if n_at_once is None else n_at_once
@@ -53,6 +59,7 @@ def importance_log_likelihood(
     noise: Mapping[str, Tensor],
     *,
     n_at_once: int | None = None,
+    infer: Infer | None = None,
 ) -> Tensor:
     """Log-likelihood of each row by importance sampling, (n_rows,), in nats.
 
@@ -64,7 +71,7 @@ def importance_log_likelihood(
     Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
     """
     parts, n_draws = [], 0
-    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once):
+    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once, infer=infer):
         parts.append(torch.logsumexp(log_w, dim=0))
         n_draws += len(log_w)
     return torch.logsumexp(torch.stack(parts), dim=0) - math.log(n_draws)
@@ -76,6 +83,7 @@ def evidence_lower_bound(
     noise: Mapping[str, Tensor],
     *,
     n_at_once: int | None = None,
+    infer: Infer | None = None,
 ) -> Tensor:
     """Evidence lower bound of each row from given draws, (n_rows,), in nats.
 
@@ -84,7 +92,7 @@ def evidence_lower_bound(
     true posterior. With draws shared by all rows that matters: an error does not average out.
     """
     total, n_draws = torch.zeros(()), 0
-    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once):
+    for log_w in log_weights(model, batch, noise, n_at_once=n_at_once, infer=infer):
         total = total.to(log_w) + log_w.sum(0)
         n_draws += len(log_w)
     return total / n_draws

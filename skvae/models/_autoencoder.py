@@ -66,6 +66,15 @@ class Autoencoder(LatentVariableModel):
     def posterior_of(self, code: Tensor) -> PosteriorDistribution:
         return self.posterior_head(code)
 
+    def code_units(self, code: Tensor) -> Tensor:
+        units = super().code_units(code)
+        if self.posterior_head.mean_is_location:
+            # A step of the mean is measured by what is left open of it.
+            n_location = self.posterior_head.n_location_outputs
+            scale = self.posterior_of(code).variance.sqrt()
+            units = torch.cat([scale, units[..., n_location:]], dim=-1)
+        return units
+
     def encode(self, features: Tensor) -> PosteriorDistribution:
         """q(z | x) from what the encoder reads of rows, (n_rows, n_features)."""
         return self.posterior_head(self.encoder(features))

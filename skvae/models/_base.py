@@ -54,6 +54,10 @@ class LatentVariableModel(nn.Module, ABC):
     def posterior_of(self, code: Tensor) -> PosteriorDistribution:
         """q(z | x) of each row from what ``code`` says, or from something better."""
 
+    def code_units(self, code: Tensor) -> Tensor:
+        """Changes of a code, entry by entry, that matter about equally, (n_rows, n_code)."""
+        return torch.ones_like(code)
+
     def posterior(self, batch: Batch) -> PosteriorDistribution:
         """q(z | x) of each row."""
         return self.posterior_of(self.code(batch))

@@ -61,6 +61,7 @@ def configurations():
     yield vae(n_components=None)
     yield vae(n_components=0)
     yield vae(early_stopping=False)
+    yield vae(refine_steps=2)
     yield vae(hidden_layer_sizes=(256, 256))
     for init in VariationalAutoencoder._parameter_constraints["init"][0].options:
         if init != VariationalAutoencoder().init:
