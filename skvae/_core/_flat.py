@@ -99,8 +99,8 @@ class FlatParameters:
         if not factors:
             raise ValueError("module has no trainable parameters")
         self.groups: list[Group] = []
-        values: dict[str, Tensor] = {}
-        gradients: dict[str, Tensor] = {}
+        # Group, place in its vectors and shape of each parameter.
+        self._places: dict[str, tuple[int, slice, torch.Size]] = {}
         for factor in sorted(set(factors.values())):
             mine = [name for name in factors if factors[name] == factor]
             rows = [
@@ -113,17 +113,25 @@ class FlatParameters:
             for name in mine:
                 shape = first.get_parameter(name).shape
                 part = slice(start, start + shape.numel())
-                values[name] = group.data[:, part].view(len(modules), *shape)
-                gradients[name] = group.grad[:, part].view(len(modules), *shape)
+                self._places[name] = len(self.groups), part, shape
                 group.is_weight[:, part] = float(len(shape) >= 2)
                 start = part.stop
             self.groups.append(group)
+        values = self.named([group.data for group in self.groups])
+        gradients = self.named([group.grad for group in self.groups])
         for i, module in enumerate(modules):
             for name in values:
                 p = module.get_parameter(name)
                 p.data = values[name][i]
                 p.grad = gradients[name][i]
         self.stack = Stack(modules, values, gradients)
+
+    def named(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Views (n_modules, ...) of vectors laid out as those of the groups, by parameter."""
+        return {
+            name: vectors[i][:, part].view(len(vectors[i]), *shape)
+            for name, (i, part, shape) in self._places.items()
+        }
 
 
 def own_storage(module: nn.Module) -> nn.Module:

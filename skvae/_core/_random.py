@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-StreamName = Literal["init", "rows", "noise", "validation", "scoring", "refinement"]
+StreamName = Literal["init", "rows", "noise", "validation", "scoring", "refinement", "weights"]
 # New streams go to the end, so that the seeds of the others stay.
 _ORDER: tuple[StreamName, ...] = (
     "init",
@@ -20,6 +20,7 @@ _ORDER: tuple[StreamName, ...] = (
     "validation",
     "scoring",
     "refinement",
+    "weights",
 )
 
 MAX_SEED = 2**31 - 1

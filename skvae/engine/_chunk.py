@@ -31,6 +31,8 @@ class Chunk:
         Most steps wanted; there are fewer where they would take too much memory.
     n_rows : int
         Rows of a step.
+    further_noise : mapping of str to NoiseSpec, default={}
+        Noise that a step needs beside that of the models.
     with_features : bool
         Whether rows are observed, and what the encoders read computed, here rather than in the
         step.
@@ -55,10 +57,13 @@ class Chunk:
         n_steps: int,
         n_rows: int,
         with_features: bool,
+        further_noise: Mapping[str, NoiseSpec] | None = None,
     ) -> None:
         first = next(models[0].parameters())
         self._models = models
-        self._specs: Mapping[str, NoiseSpec] = models[0].noise_spec(n_draws)
+        self._specs: Mapping[str, NoiseSpec] = models[0].noise_spec(n_draws) | dict(
+            further_noise or {}
+        )
         shapes = {name: spec.full_shape(n_rows) for name, spec in self._specs.items()}
         entries = n_rows * n_columns + sum(torch.Size(s).numel() for s in shapes.values())
         fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))

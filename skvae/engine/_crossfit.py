@@ -24,6 +24,7 @@ from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
+from skvae.engine._weights import uncertain_weights
 from skvae.models import Autoencoder
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -98,6 +99,9 @@ class CrossFit(TrainingLoop):
             solver,
             self.learning_rate,
             prior_precision=[plan.prior_precision / len(rows) for rows in self._members],
+            uncertain=uncertain_weights(
+                models[0], solver, plan, [len(rows) for rows in self._members]
+            ),
         )
         self._run = runner_for(self.step, plan.n_steps(n_rows))
         self.clock = self.step.clock
@@ -131,6 +135,7 @@ class CrossFit(TrainingLoop):
             n_steps=n_steps,
             n_rows=n_rows,
             with_features=self.step.gradient.needs_features,
+            further_noise=self.step.noise_spec(),
         )
 
     def train(self, observer: Observer | None = None) -> TrainingResult:

@@ -35,6 +35,8 @@ class Plan:
     learning_rate : float
     prior_precision : float
         Precision of the normal prior on weight matrices (whole data set, not per row).
+    weight_posterior : bool
+        Whether the weights that p(x | z) depends on have a normal posterior.
     start_is_rival : bool
         Whether the state before training is a model in its own right, which training has to beat
         on the held-out rows by more than sampling error.
@@ -53,6 +55,7 @@ class Plan:
     start_is_rival: bool = False
     open_ended: bool = False
     precision: str = "highest"
+    weight_posterior: bool = False
 
     def steps_per_epoch(self, n_rows: int) -> int:
         """Steps of one pass over `n_rows` rows."""

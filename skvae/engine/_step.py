@@ -7,13 +7,14 @@ was built. The meta-device tests hold every combination of ingredients to that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Clock, StepInputs
+from skvae._core._batch import Clock, NoiseSpec, StepInputs
 from skvae._core._flat import FlatParameters
+from skvae.engine._weights import UncertainWeights
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -32,11 +33,15 @@ class TrainingStep:
     prior_precision : sequence of float or None
         For each model, the precision of the normal prior on its weight matrices, divided by the
         number of its rows. None means no prior.
+    uncertain : callable or None
+        Makes the scales of weights that have a posterior, from the flat parameters; None if there
+        are no such weights.
 
     Attributes
     ----------
     flat : FlatParameters
     gradient : GradientStep
+    uncertain : UncertainWeights or None
     clock : Clock
     """
 
@@ -48,6 +53,7 @@ class TrainingStep:
         learning_rate: LearningRate,
         *,
         prior_precision: Sequence[float] | None = None,
+        uncertain: Callable[[FlatParameters], UncertainWeights] | None = None,
     ) -> None:
         self.bound = bound
         self.flat = FlatParameters(models)
@@ -60,6 +66,7 @@ class TrainingStep:
         if prior_precision is not None and any(prior_precision):
             precision = groups[0].data.new_tensor(prior_precision).unsqueeze(1)
             self._pull = [precision * group.is_weight for group in groups]
+        self.uncertain = None if uncertain is None else uncertain(self.flat)
         self.clock = Clock.start(groups[0].data.device)
 
     def run(self, steps: Sequence[StepInputs]) -> None:
@@ -70,15 +77,22 @@ class TrainingStep:
 
     def __call__(self, inputs: StepInputs) -> None:
         """Take one step."""
-        self.gradient(inputs, self.clock)
-        groups = self.flat.groups
+        groups, uncertain = self.flat.groups, self.uncertain
+        if uncertain is None:
+            self.gradient(inputs, self.clock)
+        else:
+            uncertain.draw_(inputs.noise)
+            self.gradient(inputs, self.clock)
+            uncertain.return_()
         for group, pull in zip(groups, self._pull, strict=False):
             group.grad.addcmul_(pull, group.data)
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
         rate = self.learning_rate(self.clock)
-        for group, rule in zip(groups, self.rules, strict=True):
-            own = rate if group.factor == 1.0 else group.factor * rate
+        rates = [rate if group.factor == 1.0 else group.factor * rate for group in groups]
+        if uncertain is not None:
+            uncertain.update_(inputs.noise, rates, self.clock.step)
+        for group, rule, own in zip(groups, self.rules, rates, strict=True):
             rule.update_(group.data, group.grad, own, self.clock.step)
         self.clock.tick()
 
@@ -98,8 +112,9 @@ class TrainingStep:
         return 6.0 * n_weights * n_rows * self.bound.n_draws
 
     def weights(self) -> list[Tensor]:
-        """All weights of all models."""
-        return [group.data for group in self.flat.groups]
+        """All weights of all models, with their scales where they are uncertain."""
+        scales = [] if self.uncertain is None else self.uncertain.log_scales
+        return [*(group.data for group in self.flat.groups), *scales]
 
     def is_finite(self) -> bool:
         """Whether all weights are."""
@@ -107,4 +122,9 @@ class TrainingStep:
 
     def state(self) -> list[Tensor]:
         """Everything that training carries from step to step, the weights first."""
-        return [*self.weights(), *(t for rule in self.rules for t in rule.state), *self.clock]
+        rules = self.rules if self.uncertain is None else [*self.rules, *self.uncertain.rules]
+        return [*self.weights(), *(t for rule in rules for t in rule.state), *self.clock]
+
+    def noise_spec(self) -> dict[str, NoiseSpec]:
+        """Randomness that a step needs beside that of the models."""
+        return {} if self.uncertain is None else self.uncertain.noise_spec()

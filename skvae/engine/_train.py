@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
 from skvae.engine._threads import threads_for
+from skvae.engine._weights import uncertain_weights
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
 from skvae.solvers._base import LearningRate, Solver
@@ -44,6 +45,8 @@ class Trainer(TrainingLoop):
     others : sequence of LatentVariableModel, default=()
         The same model with other weights: restarts, trained in place and side by side. It is the
         best of all that counts.
+    scales : mapping of str to Tensor or None, default=None
+        Standard deviations of uncertain weights to go on from, by name.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Trainer(TrainingLoop):
         streams: Streams,
         n_rows: int,
         others: Sequence[LatentVariableModel] = (),
+        scales: Mapping[str, Tensor] | None = None,
     ) -> None:
         device = next(model.parameters()).device
         steps_per_epoch = plan.steps_per_epoch(n_rows)
@@ -73,6 +77,9 @@ class Trainer(TrainingLoop):
             solver,
             self.learning_rate,
             prior_precision=[plan.prior_precision / n_rows] * len(self.models),
+            uncertain=uncertain_weights(
+                self.models[0], solver, plan, [n_rows] * len(self.models), scales
+            ),
         )
         self.bound = bound
         self.streams = streams
@@ -121,6 +128,7 @@ class Trainer(TrainingLoop):
             n_steps=plan.steps_per_epoch(len(rows)),
             n_rows=plan.batch_size,
             with_features=self.step.gradient.needs_features,
+            further_noise=self.step.noise_spec(),
         )
         self._run = runner_for(self.step, plan.n_steps(len(rows)))
         self._departures = departures

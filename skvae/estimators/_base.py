@@ -34,6 +34,8 @@ CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
 # Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
 REFINEMENT_DRAWS = 32
+# Draws of uncertain weights for a score, and for each chunk of sampled rows.
+WEIGHT_DRAWS = 10
 
 
 class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound):
@@ -146,7 +148,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders.
         ICLR. Equation 8.
         """
-        return self._by_shared_draws(X, importance_log_likelihood)
+        return self._by_shared_draws(X, importance_log_likelihood, _log_mean_exp)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, as estimated by ``score_samples``.
@@ -196,7 +198,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         ValueError
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
-        return self._by_shared_draws(X, evidence_lower_bound)
+        return self._by_shared_draws(X, evidence_lower_bound, _mean)
 
     @infers
     def amortization_gap(self, X: Any, n_steps: int = 100) -> np.ndarray:
@@ -236,7 +238,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         """
         n_steps = _positive_integer(n_steps, "n_steps")
         amortized, refined = (
-            self._by_shared_draws(X, evidence_lower_bound, refine_steps=steps)
+            self._by_shared_draws(X, evidence_lower_bound, _mean, refine_steps=steps)
             for steps in (0, n_steps)
         )
         return refined - amortized
@@ -343,11 +345,15 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             on_device = torch.Generator(device).manual_seed(generator.initial_seed())
         out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
         for part in self._chunks(model, n_samples, 1):
-            n_rows = part.stop - part.start
-            noise = self._noise(model, model.prior_noise_spec(1), n_rows, generator)
-            z = model.sample_prior(None, noise)
-            x = model.generative(Batch(z), z).observation.sample(on_device)[0]
-            out[part] = model.observation_head.unstandardize(x).cpu().numpy()
+            models = self._draw_weights(model, WEIGHT_DRAWS, generator)
+            for i, one in enumerate(models):
+                mine = slice(part.start + i, part.stop, len(models))
+                n_rows = len(range(mine.start, mine.stop, len(models)))
+                if n_rows:
+                    noise = self._noise(one, one.prior_noise_spec(1), n_rows, generator)
+                    z = one.sample_prior(None, noise)
+                    x = one.generative(Batch(z), z).observation.sample(on_device)[0]
+                    out[mine] = one.observation_head.unstandardize(x).cpu().numpy()
         return out
 
     # -- how rows go through the model --------------------------------------------------------
@@ -360,22 +366,72 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return rows
 
     def _by_shared_draws(
-        self, X: Any, function: Callable[..., Tensor], *, refine_steps: int | None = None
+        self,
+        X: Any,
+        function: Callable[..., Tensor],
+        pool: Callable[[Tensor, Tensor], Tensor],
+        *,
+        refine_steps: int | None = None,
     ) -> np.ndarray:
-        """One value for each row, by a function of model, batch and noise shared by all rows."""
+        """One value for each row, by a function of model, batch and noise shared by all rows.
+
+        `pool` makes one of the values (n_models, n_rows) under several models, of which each
+        counts for a given share (n_models, 1).
+        """
         rows = self._known_rows(X)
         n_draws = self.n_score_draws if self.n_components_ else 1
         infer = self._refiner(self.refine_steps if refine_steps is None else refine_steps)
         noise: dict[str, Tensor] = {}
 
+        models: list[LatentVariableModel] = []
+
         def value(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not noise:
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
+                seed = Streams(self._seed).derived_seed("weights")
+                generator = torch.Generator().manual_seed(seed)
+                models.extend(self._draw_weights(model, min(WEIGHT_DRAWS, n_draws), generator))
             n_at_once, _ = self._at_once(model, n_draws)
-            own = functools.partial(infer, model)
-            return function(model, batch, noise, n_at_once=n_at_once, infer=own)
+            # Draws of the weights are draws like those of z, some of which fall to each of them.
+            by_draw = [n for n, spec in model.noise_spec(1).items() if spec.per == "draw_row"]
+            values, sizes = [], []
+            for i, one in enumerate(models):
+                own = noise | {name: noise[name][i :: len(models)] for name in by_draw}
+                infer_by = functools.partial(infer, one)
+                values.append(function(one, batch, own, n_at_once=n_at_once, infer=infer_by))
+                sizes.append(len(range(i, n_draws, len(models))))
+            if len(models) == 1:
+                return values[0]
+            stacked = torch.stack(values)
+            return pool(stacked, stacked.new_tensor(sizes).unsqueeze(1) / n_draws)
 
         return self._by_rows(rows, n_draws, value)
+
+    def _draw_weights(
+        self, model: LatentVariableModel, n_draws: int, generator: torch.Generator
+    ) -> list[LatentVariableModel]:
+        """Copies of the model with weights drawn from their posterior; itself if they are certain.
+
+        Only where `weight_posterior` made them uncertain.
+        """
+        scales = getattr(self, "weight_scales_", None)
+        if scales is None:
+            return [model]
+        models = [copy.deepcopy(model) for _ in range(n_draws)]
+        for one in models:
+            for name, scale in scales.items():
+                weight = one.get_parameter(name)
+                noise = torch.empty(weight.shape, dtype=torch.float64).normal_(generator=generator)
+                weight.add_((torch.from_numpy(scale) * noise).to(weight))
+        return models
+
+    def _weight_scales(self, model: LatentVariableModel) -> dict[str, Tensor] | None:
+        """Standard deviations of weights as found so far, where the model is; None if certain."""
+        scales = getattr(self, "weight_scales_", None)
+        if scales is None:
+            return None
+        first = next(model.parameters())
+        return {name: torch.from_numpy(scale).to(first) for name, scale in scales.items()}
 
     def _refiner(self, n_steps: int) -> Callable[[LatentVariableModel, Batch], Any]:
         """Posterior of a batch: the encoder's, or after some steps for each row."""
@@ -463,6 +519,16 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             device=torch.device("cpu"),
         )
         return {name: t.to(device=first.device, dtype=first.dtype) for name, t in noise.items()}
+
+
+def _mean(values: Tensor, share: Tensor) -> Tensor:
+    """Mean over the first axis."""
+    return (share * values).sum(0)
+
+
+def _log_mean_exp(values: Tensor, share: Tensor) -> Tensor:
+    """Logarithm of the mean of the exponentials over the first axis."""
+    return torch.logsumexp(values + share.log(), dim=0)
 
 
 def _generator(random_state: Any) -> torch.Generator:

@@ -30,6 +30,7 @@ from skvae.engine import (
     Status,
     Trainer,
     TrainerState,
+    TrainingLoop,
     TrainingResult,
     bounds_of_rows,
     deal_folds,
@@ -184,6 +185,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
         setup = self._continue(components) if continued else None
+        if self.weight_posterior is not None and not self.alpha:
+            raise ValueError(
+                f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "
+                f"alpha={self.alpha!r}. Set alpha > 0, for instance alpha=1.0."
+            )
         components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
         if setup is None:
             setup = self._begin(components, rows)
@@ -202,7 +208,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             "validation_scores_": [*earlier[1], *result.validation_scores],
             "_trainer_state": state if partial or self.warm_start else None,
         }
-        vars(self).pop("noise_variance_", None)
+        for name in ("noise_variance_", "weight_scales_"):
+            vars(self).pop(name, None)
         vars(self).update(fitted)
         if not partial:
             self._warn(result)
@@ -282,7 +289,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             if not any(p.requires_grad for p in restart.parameters()):
                 restart.requires_grad_(True)
         solver = setup.components["solver_"]
-        trainer = Trainer(model, bound, solver, plan, streams, len(training), others)
+        scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
+        trainer = Trainer(model, bound, solver, plan, streams, len(training), others, scales)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
@@ -308,6 +316,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             # Nothing was gained by training, and the start needs no held-out rows.
             self._start(setup, _rows_for(setup.model, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
+        fitted |= _scales_found(trainer, result)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
     @staticmethod
@@ -379,6 +388,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if result.kept_start:
             self._start(setup, _rows_for(setup.model, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
+        fitted |= _scales_found(program, result)
         return result, None, fitted | {"n_iter_": program.n_epochs}
 
     @contextmanager
@@ -431,6 +441,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             start_is_rival=start_is_rival,
             open_ended=partial,
             precision=self.precision,
+            weight_posterior=self.weight_posterior is not None,
         )
         if partial:
             return plan
@@ -503,6 +514,15 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
+
+
+def _scales_found(loop: TrainingLoop, result: TrainingResult) -> dict[str, Any]:
+    """The fitted attribute of uncertain weights; none where all are certain."""
+    uncertain = loop.step.uncertain
+    if uncertain is None or result.kept_start:
+        return {}  # the linear model is a point
+    scales = uncertain.scales_of(loop.leader)
+    return {"weight_scales_": {name: s.cpu().numpy().copy() for name, s in scales.items()}}
 
 
 def _restart_generator(seed: int, restart: int) -> torch.Generator:

@@ -76,6 +76,12 @@ class VariationalAutoencoder(LatentVariableEstimator):
     alpha : float, default=0.0
         Precision of a normal prior on the entries of the weight matrices of both networks
         (maximum a posteriori estimation; 1 in Kingma and Welling, 2014).
+    weight_posterior : {"gaussian"} or None, default=None
+        Whether the decoder's weights are uncertain (full variational Bayes; appendix F of Kingma
+        and Welling, 2014). "gaussian" learns a mean and a standard deviation of each of them,
+        with the normal prior of precision `alpha`, which has to be positive; ``score_samples``,
+        ``lower_bound`` and ``sample`` then average over draws of the weights. It is for tables of
+        a few dozen rows, on which the best single set of weights is too sure of itself.
     batch_size : int or "auto", default="auto"
         Rows of a training step. "auto" aims at 12 steps per epoch, with 32 to 512 rows each.
     max_iter : int, default=1000
@@ -135,6 +141,9 @@ class VariationalAutoencoder(LatentVariableEstimator):
     noise_variance_ : ndarray of shape (n_features,)
         Variance of the observation noise, in the units of X squared, averaged over the training
         rows where it is predicted. Only with a Gaussian likelihood.
+    weight_scales_ : dict of str to ndarray
+        Standard deviations of the uncertain weights by their names in `model_`, which holds their
+        means. Only with `weight_posterior`, and only where training gained on the linear model.
     n_iter_ : int
         Epochs that were run.
     lower_bound_ : float
@@ -197,6 +206,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         "solver": [StrOptions(set(Solver.shorthands())), HasMethods("build")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
+        "weight_posterior": [StrOptions({"gaussian"}), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -229,6 +239,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         solver="adam",
         learning_rate_init=3e-3,
         alpha=0.0,
+        weight_posterior=None,
         batch_size="auto",
         max_iter=1000,
         early_stopping=True,
@@ -257,6 +268,7 @@ class VariationalAutoencoder(LatentVariableEstimator):
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha
+        self.weight_posterior = weight_posterior
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.early_stopping = early_stopping

@@ -66,6 +66,10 @@ class Autoencoder(LatentVariableModel):
     def posterior_of(self, code: Tensor) -> PosteriorDistribution:
         return self.posterior_head(code)
 
+    def generative_weights(self) -> list[str]:
+        names = self.decoder.named_parameters(prefix="decoder")
+        return [name for name, p in names if p.ndim >= 2 and p.requires_grad]
+
     def code_units(self, code: Tensor) -> Tensor:
         units = super().code_units(code)
         if self.posterior_head.mean_is_location:

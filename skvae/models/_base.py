@@ -74,6 +74,10 @@ class LatentVariableModel(nn.Module, ABC):
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         """Draws z from the prior (given the batch's context, where the model has one)."""
 
+    def generative_weights(self) -> list[str]:
+        """Names of the weight matrices that p(x | z) depends on: those that may be uncertain."""
+        return []
+
     def start_at_(self, x: Tensor, generator: torch.Generator) -> None:
         """Start what starts at training rows x (n_rows, n_columns); called once before training."""
 

@@ -7,7 +7,7 @@ import torch
 
 from skvae._core._random import MAX_SEED, Streams
 
-NAMES = ("init", "rows", "noise", "validation", "scoring", "refinement")
+NAMES = ("init", "rows", "noise", "validation", "scoring", "refinement", "weights")
 
 
 def numpy_state_now():
@@ -41,7 +41,15 @@ def test_streams_do_not_depend_on_the_order_in_which_they_are_asked_for():
 def test_seeds_are_what_they_were():
     # Saved estimators score with the stream "scoring" of their seed: it must never change.
     seeds = [Streams(0).derived_seed(name) for name in NAMES]
-    assert seeds == [3757552657, 673228719, 3241444873, 3685993406, 1216546553, 2078861726]
+    assert seeds == [
+        3757552657,
+        673228719,
+        3241444873,
+        3685993406,
+        1216546553,
+        2078861726,
+        2471122328,
+    ]
 
 
 def test_no_generator_of_the_process_is_touched():
