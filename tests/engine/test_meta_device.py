@@ -42,10 +42,7 @@ REGISTERED = {
     "solver": registry.SOLVERS,
 }
 ONE_AT_A_TIME = [{kind: entry} for kind, entries in REGISTERED.items() for entry in entries]
-PAIRS = [
-    {"likelihood": case, "objective": objective}
-    for case, objective in itertools.product(registry.LIKELIHOODS, registry.OBJECTIVES)
-]
+PAIRS = registry.combinations(REGISTERED)
 
 
 def name_of(combination):
@@ -92,20 +89,30 @@ def step_on(device, *, n_steps=2, generator=None, **entries):
     return step, chunk.total(n_steps)
 
 
-BOTH_GRADIENTS = pytest.mark.parametrize("automatic", [False, True], ids=["default", "automatic"])
+def settings():
+    """Every pair with the gradient that is the default; one at a time with the automatic one."""
+    for automatic, combinations in ((False, PAIRS), (True, ONE_AT_A_TIME)):
+        for combination in combinations:
+            name = name_of(combination) + (" automatic" if automatic else "")
+            yield pytest.param(combination, automatic, id=name)
 
 
-@BOTH_GRADIENTS
-@pytest.mark.parametrize("combination", ONE_AT_A_TIME + PAIRS, ids=name_of)
+@pytest.mark.parametrize(("combination", "automatic"), settings())
 def test_step_runs_without_values(combination, automatic):
     step, total = step_on(META, automatic=automatic, **combination)
     gradients = [group.grad for group in step.flat.groups]
     assert all(t.device == META for t in (*step.state(), *gradients, total))
 
 
-def test_pairs_are_the_product():
-    assert len(PAIRS) == len(registry.LIKELIHOODS) * len(registry.OBJECTIVES)
-    assert len({name_of(c) for c in PAIRS}) == len(PAIRS)
+def test_every_pair_is_among_the_pairs():
+    seen = {
+        frozenset([(one, repr(c[one])), (other, repr(c[other]))])
+        for c in PAIRS
+        for one, other in itertools.combinations(c, 2)
+    }
+    for one, other in itertools.combinations(REGISTERED, 2):
+        for a, b in itertools.product(REGISTERED[one], REGISTERED[other]):
+            assert frozenset([(one, repr(a)), (other, repr(b))]) in seen
 
 
 # -- planted faults: what the meta device is trusted to find, it finds ----------------------------
