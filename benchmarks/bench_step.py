@@ -5,7 +5,8 @@ Three sizes: images (784-500-20, batch 100), a small table (64-64-2, batch 64) a
 batches and rate (Adam, 1e-3), in float32, from fresh weights, and are judged by the same lines of
 NumPy; scikit-learn's MLPRegressor has neither noise nor divergence and is not judged. A step is the
 difference between a fit of many epochs and a fit of one, so that what a fit does once (checks,
-initial weights, diagnostics, compiling) is a column of its own.
+initial weights, diagnostics, compiling) is a column of its own. On one thread the time is the
+processor's; figures are medians.
 
 The floors are the matrix products of a step and nothing else. torch brings two libraries for them:
 "products only" takes the quicker one for each size, as skvae does, and "products only, torch's
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import warnings
 from dataclasses import dataclass
@@ -281,6 +283,7 @@ def measure(work: Workload, args: argparse.Namespace) -> list[dict]:
                 "workload": work.name,
                 "contestant": contestant.name,
                 "n_rows": len(work.X),
+                "n_repeats": args.repeats,
                 "batch_size": work.batch_size,
                 "n_epochs": work.n_judged_epochs,
                 "step_seconds": steps,
@@ -318,15 +321,21 @@ def plot(results: list[dict], path: Path) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="all rows (half an hour)")
+    options.add_argument("--only", help="measure this size only, and keep the other results")
     options.add_argument("--repeats", type=int, help="repetitions of each measurement (7)")
     args = parse(options)
     pin(args)
     if args.repeats is None:
         args.repeats = 1 if args.smoke else 7
 
+    path = args.output / f"{result_name(args, 'step')}.json"
     results, tables, conclusions = [], [], []
     for work in workloads(args):
-        rows = measure(work, args)
+        if args.only in (None, work.name):
+            rows = measure(work, args)
+        else:
+            before = json.loads(path.read_text())["measurements"]
+            rows = [row for row in before if row["workload"] == work.name]
         results += rows
         by_name = {row["contestant"]: row for row in rows}
         usual = by_name[Usual.name]
@@ -340,7 +349,9 @@ def main() -> None:
             row["speed"] = statistics.median(ratios)
             table.append(
                 {
-                    f"{work.name}, {len(work.X)} rows": row["contestant"],
+                    f"{work.name}, {row['n_rows']} rows, {row['n_repeats']} times": row[
+                        "contestant"
+                    ],
                     "µs per step": 1e6 * row["step"],
                     "speed (usual loop = 1)": row["speed"],
                     "lowest to highest": f"{min(ratios):.2f} to {max(ratios):.2f}",
@@ -356,14 +367,13 @@ def main() -> None:
         [
             "# Time of a training step",
             __doc__.strip(),
-            f"Medians of {args.repeats} repetitions.\n\n![Speeds]({result_name(args, 'step')}.png)",
+            f"![Speeds]({result_name(args, 'step')}.png)",
             *tables,
             "\n".join(conclusions),
         ]
     )
-    results = {"repeats": args.repeats, "measurements": results}
-    write_results(args, "step", text=text, results=results)
-    plot(results["measurements"], args.output / f"{result_name(args, 'step')}.png")
+    write_results(args, "step", text=text, results={"measurements": results})
+    plot(results, path.with_suffix(".png"))
 
 
 def conclusion(rows: dict[str, dict]) -> str:
