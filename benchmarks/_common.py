@@ -124,8 +124,7 @@ def interleave(
     """
     seconds: dict[Any, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
-    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    clock = time.process_time if time_taken(device) == "processor time" else time.perf_counter
     for round_ in range(n_repeats + 1):
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
             begin = clock()
@@ -134,6 +133,12 @@ def interleave(
             if round_:
                 seconds[name].append(clock() - begin)
     return seconds
+
+
+def time_taken(device: str) -> str:
+    """Which time `interleave` takes."""
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return "processor time" if alone else "elapsed time"
 
 
 def synchronize(device: str) -> None:

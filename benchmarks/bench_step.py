@@ -5,8 +5,8 @@ Three sizes: images (784-500-20, batch 100), a small table (64-64-2, batch 64) a
 batches and rate (Adam, 1e-3), in float32, from fresh weights, and are judged by the same lines of
 NumPy; scikit-learn's MLPRegressor has neither noise nor divergence and is not judged. A step is the
 difference between a fit of many epochs and a fit of one, so that what a fit does once (checks,
-initial weights, diagnostics, compiling) is a column of its own. On one thread the time is the
-processor's; figures are medians.
+initial weights, diagnostics, compiling) is a column of its own. Figures are medians. Processor time
+is taken on one thread, since other work on the machine spoils the clock's.
 
 The floors are the matrix products of a step and nothing else. torch brings two libraries for them:
 "products only" takes the quicker one for each size, as skvae does, and "products only, torch's
@@ -40,6 +40,7 @@ from _common import (
     parser,
     pin,
     result_name,
+    time_taken,
     write_results,
 )
 from _peers import PEERS
@@ -284,6 +285,7 @@ def measure(work: Workload, args: argparse.Namespace) -> list[dict]:
                 "contestant": contestant.name,
                 "n_rows": len(work.X),
                 "n_repeats": args.repeats,
+                "time": time_taken(args.device),
                 "batch_size": work.batch_size,
                 "n_epochs": work.n_judged_epochs,
                 "step_seconds": steps,
@@ -339,6 +341,7 @@ def main() -> None:
         results += rows
         by_name = {row["contestant"]: row for row in rows}
         usual = by_name[Usual.name]
+        head = f"{work.name}, {usual['n_rows']} rows; {usual['n_repeats']} times, {usual['time']}"
         table = []
         for row in rows:
             # Repetitions are interleaved, so that ratios within one of them are the fairest.
@@ -349,9 +352,7 @@ def main() -> None:
             row["speed"] = statistics.median(ratios)
             table.append(
                 {
-                    f"{work.name}, {row['n_rows']} rows, {row['n_repeats']} times": row[
-                        "contestant"
-                    ],
+                    head: row["contestant"],
                     "µs per step": 1e6 * row["step"],
                     "speed (usual loop = 1)": row["speed"],
                     "lowest to highest": f"{min(ratios):.2f} to {max(ratios):.2f}",
