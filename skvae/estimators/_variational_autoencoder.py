@@ -50,7 +50,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
         ones, "poisson" for counts.
-    prior : {"normal"} or prior component, default="normal"
+    prior : {"diagonal", "laplace", "mixture", "normal", "vamp"} or prior component, \
+default="normal"
         Distribution of the latent variables.
     posterior : {"diagonal"} or posterior component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.

@@ -89,7 +89,10 @@ class Autoencoder(LatentVariableModel):
         return Generative(self.prior(), Observation(head, head.params_from(outputs)))
 
     def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
-        return self.prior_head.noise_spec(n_draws)
+        specs = self.prior_head.noise_spec(n_draws)
+        if self.prior_head.needs_posterior_noise:
+            return self.posterior_head.noise_spec(n_draws) | specs
+        return specs
 
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         return self.prior().sample(noise)

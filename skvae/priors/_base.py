@@ -55,9 +55,16 @@ class PriorHead(nn.Module, ABC):
     ----------
     hand_derived : bool
         Whether ``derived`` is offered.
+    needs_posterior_noise : bool
+        Whether ``sample`` draws from the posterior of some rows: it is then given, beside its own
+        noise, what the posterior declares.
+    has_weights : bool
+        Whether its own matrices are weights, which a prior on weights or their decay pull to zero.
     """
 
     hand_derived: bool = False
+    needs_posterior_noise: bool = False
+    has_weights: bool = False
 
     @abstractmethod
     def forward(self, encode: Encode) -> PriorDistribution:
