@@ -32,7 +32,7 @@ class VampPrior(Prior, shorthand="vamp"):
 
     Parameters
     ----------
-    n_pseudo_inputs : int, default=500
+    n_pseudo_inputs : int, default=50
         Number of pseudo-inputs.
 
     References
@@ -55,7 +55,7 @@ class VampPrior(Prior, shorthand="vamp"):
         "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, *, n_pseudo_inputs: int = 500) -> None:
+    def __init__(self, *, n_pseudo_inputs: int = 50) -> None:
         self.n_pseudo_inputs = n_pseudo_inputs
 
     def build(

@@ -27,7 +27,7 @@ def noise(head, n_draws, n_rows):
 
 
 def prior_noise(head, n_latent, n_draws, n_rows):
-    """Noise for ``sample``, with that of the posterior that `encode_with` gives, if it is needed."""
+    """Noise for ``sample``, and where it is needed for the posterior that `encode_with` gives."""
     specs = head.noise_spec(n_draws)
     if head.needs_posterior_noise:
         specs = posterior_head(DiagonalPosterior(), n_latent).noise_spec(n_draws) | specs
