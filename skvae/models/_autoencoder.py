@@ -159,8 +159,13 @@ def has_linear_start(model: LatentVariableModel) -> bool:
         return False
     head = model.observation_head
     one_row = head.initial_outputs().new_zeros(1, head.n_columns)
+    return _may_be_linear(model) and head.residuals(one_row) is not None
+
+
+def _may_be_linear(model: Autoencoder) -> bool:
+    """Whether weights can make the model linear, and its prior is that of a linear model."""
     has_paths = model.encoder.has_linear_path and model.decoder.has_linear_path
-    return has_paths and head.residuals(one_row) is not None
+    return has_paths and model.prior_head.starts_standard
 
 
 def start_linear_(
@@ -195,11 +200,11 @@ def start_linear_(
         Copies of the model standing where training should begin: near the linear model, but not
         where its gradients are blind, and, in case nothing better is found from there, at the
         weights that the networks were built with, unless the decoder is linear. Empty if a network
-        has no linear path; the model is then as it was.
+        has no linear path, or the prior does not start near N(0, I); the model is then as it was.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape
-    if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
+    if not _may_be_linear(model):
         return []
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     nothing = LinearStart(

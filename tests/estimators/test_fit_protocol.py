@@ -668,7 +668,8 @@ def test_with_any_prior_a_linear_start_is_finite_and_training_keeps_or_betters_i
 def test_with_any_prior_the_score_lies_above_the_bound(prior):
     X = factor_rows(80)
     vae = small_vae(2, prior=prior).fit(X)
-    assert (vae.score_samples(X) >= vae.lower_bound(X)).all()
+    # They are equal where q is the posterior.
+    assert (vae.score_samples(X) >= vae.lower_bound(X) - 1e-9).all()
 
 
 def test_lower_bound_attribute_is_the_mean_bound_of_the_training_rows():

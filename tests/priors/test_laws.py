@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae._core._normal import standard_normal_log_prob
 from skvae.posteriors import DiagonalPosterior
 from skvae.priors import DiagonalNormalPrior, LaplacePrior, StandardNormalPrior
 from tests.helpers import assert_follows, assert_mean, draw, encode_with, posterior_head, prior_head
@@ -145,6 +146,19 @@ def test_components_of_the_kl_are_not_negative_and_those_of_independent_variable
     assert (components >= 0).all()
     # The divergence of the joint is at least that of its marginals from an independent prior.
     assert (components.sum(-1) <= p.kl(q) + 1e-10).all()
+
+
+@every_prior
+@pytest.mark.parametrize("n_latent", [1, 10])
+def test_what_linear_starts_take_for_a_standard_normal_is_near_one(prior, n_latent):
+    head = prior_head(prior, n_latent).requires_grad_(False)
+    if not head.starts_standard:
+        pytest.skip("has no linear start")
+    p = head(encode_with(n_latent))
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20_000, 1, n_latent, generator=generator, dtype=torch.float64)
+    divergence = (standard_normal_log_prob(z) - p.log_prob(z)).mean() / n_latent
+    assert divergence < 0.2
 
 
 @every_prior
