@@ -25,7 +25,9 @@ from skvae.networks import MLP
 from skvae.objectives import SGVB
 from skvae.objectives._base import AutomaticGradient, Bound
 from skvae.posteriors import DiagonalPosterior
+from skvae.posteriors._diagonal import DiagonalGaussian, DiagonalHead
 from skvae.priors import StandardNormalPrior
+from skvae.priors._normal import StandardNormal
 from skvae.solvers import SGD, Adagrad, Adam, AdamW
 from tests.estimators.small import (
     STILL_RISING,
@@ -643,14 +645,37 @@ def test_divergence_per_component_is_that_of_the_posterior_moments():
     np.testing.assert_allclose(vae.transform(X), mean)
 
 
-def test_without_a_divergence_per_component_the_spread_of_the_means_tells_what_is_active():
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_without_a_divergence_per_component_active_is_what_tells_rows_apart(prior):
     rng = np.random.default_rng(0)
     # One factor: of two components the other one is not used.
     X = rng.normal(size=(300, 1)) * np.array([1.0, -2.0, 0.5, 1.5]) + rng.normal(size=(300, 4))
-    vae = small_vae(2, prior="mixture", init="random", max_iter=100).fit(X)
+    vae = small_vae(2, prior=prior, max_iter=200).fit(X)
     assert np.isnan(vae.kl_per_component_).all()
-    spread = vae.transform(X).var(axis=0)
-    np.testing.assert_array_equal(vae.active_components_, spread > 0.01)
+    mean, deviation = vae.posterior_moments(X)
+    told = 0.5 * np.log1p(mean.var(axis=0) / (deviation**2).mean(axis=0))
+    np.testing.assert_array_equal(vae.active_components_, told > 0.01)
+    assert vae.active_components_.any()
+
+
+def test_what_is_active_does_not_depend_on_the_scale_of_z(monkeypatch):
+    X = factor_rows(300)
+    plain = small_vae(2, max_iter=1).fit(X).active_components_
+    monkeypatch.setattr(StandardNormal, "kl_per_component", lambda self, q: None)
+    monkeypatch.setattr(DiagonalHead, "forward", in_thousandths(DiagonalHead.forward))
+    vae = small_vae(2, max_iter=1, early_stopping=False, init="random").fit(X)
+    assert vae.transform(X).var(axis=0).max() < 1e-4
+    np.testing.assert_array_equal(vae.active_components_, plain)
+
+
+def in_thousandths(forward):
+    """A posterior's head that gives z in units a thousand times as large."""
+
+    def scaled(self, outputs):
+        q = forward(self, outputs)
+        return DiagonalGaussian(q.mean * 1e-3, q.log_scale + np.log(1e-3))
+
+    return scaled
 
 
 @pytest.mark.parametrize("prior", each(PRIORS))
