@@ -25,9 +25,7 @@ from skvae.networks import MLP
 from skvae.objectives import SGVB
 from skvae.objectives._base import AutomaticGradient, Bound
 from skvae.posteriors import DiagonalPosterior
-from skvae.posteriors._diagonal import DiagonalGaussian, DiagonalHead
 from skvae.priors import StandardNormalPrior
-from skvae.priors._normal import StandardNormal
 from skvae.solvers import SGD, Adagrad, Adam, AdamW
 from tests.estimators.small import (
     STILL_RISING,
@@ -656,26 +654,6 @@ def test_without_a_divergence_per_component_active_is_what_tells_rows_apart(prio
     told = 0.5 * np.log1p(mean.var(axis=0) / (deviation**2).mean(axis=0))
     np.testing.assert_array_equal(vae.active_components_, told > 0.01)
     assert vae.active_components_.any()
-
-
-def test_what_is_active_does_not_depend_on_the_scale_of_z(monkeypatch):
-    X = factor_rows(300)
-    plain = small_vae(2, max_iter=1).fit(X).active_components_
-    monkeypatch.setattr(StandardNormal, "kl_per_component", lambda self, q: None)
-    monkeypatch.setattr(DiagonalHead, "forward", in_thousandths(DiagonalHead.forward))
-    vae = small_vae(2, max_iter=1, early_stopping=False, init="random").fit(X)
-    assert vae.transform(X).var(axis=0).max() < 1e-4
-    np.testing.assert_array_equal(vae.active_components_, plain)
-
-
-def in_thousandths(forward):
-    """A posterior's head that gives z in units a thousand times as large."""
-
-    def scaled(self, outputs):
-        q = forward(self, outputs)
-        return DiagonalGaussian(q.mean * 1e-3, q.log_scale + np.log(1e-3))
-
-    return scaled
 
 
 @pytest.mark.parametrize("prior", each(PRIORS))
