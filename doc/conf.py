@@ -47,6 +47,7 @@ html_sidebars = {
         "getting_started",
         "user_guide",
         "how_to_add_likelihood",
+        "how_to_add_prior",
         "benchmarks",
         "changelog",
     )

@@ -21,7 +21,13 @@ from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import DiagonalPosterior
-from skvae.priors import StandardNormalPrior
+from skvae.priors import (
+    DiagonalNormalPrior,
+    LaplacePrior,
+    MixturePrior,
+    StandardNormalPrior,
+    VampPrior,
+)
 from skvae.solvers import SGD, Adagrad, Adam, AdamW
 
 
@@ -103,7 +109,14 @@ LIKELIHOODS = [
     likelihood(PoissonLikelihood(), COUNT),
 ]
 
-PRIORS = [StandardNormalPrior()]
+PRIORS = [
+    StandardNormalPrior(),
+    DiagonalNormalPrior(),
+    LaplacePrior(),
+    LaplacePrior(variance=4.0),
+    MixturePrior(n_components=3),
+    VampPrior(n_pseudo_inputs=4),
+]
 
 POSTERIORS = [DiagonalPosterior()]
 

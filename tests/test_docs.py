@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from skvae.priors import Prior
+from skvae.priors._base import PriorDistribution, PriorHead
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path for path in (ROOT / "doc").glob("*.rst") if ">>>" in path.read_text(encoding="utf-8")
@@ -41,6 +44,27 @@ def test_code_of_page(page, tmp_path, monkeypatch):
     # Blocks without prompts continue where the examples with prompts end.
     for block in code_blocks(text):
         exec(compile(block, page.name, "exec"), test.globs)
+
+
+HOW_TO_PAGES = sorted((ROOT / "doc").glob("how_to_add_*.rst"))
+
+
+@pytest.mark.parametrize("page", HOW_TO_PAGES, ids=lambda path: path.stem)
+def test_sources_that_a_how_to_page_shows_or_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    shown = [page.parent / name for name in re.findall(r"literalinclude:: (\S+)", text)]
+    named = [ROOT / name for name in re.findall(r"``((?:skvae|tests|doc)/[\w/]+\.\w+)``", text)]
+    assert shown and named
+    assert [path for path in (*shown, *named) if not path.is_file()] == []
+
+
+@pytest.mark.parametrize("base", [Prior, PriorHead, PriorDistribution])
+def test_the_page_on_priors_tells_all_that_a_prior_may_define(base):
+    text = (ROOT / "doc" / "how_to_add_prior.rst").read_text(encoding="utf-8")
+    own = [name for name in vars(base) if not name.startswith("_")]
+    own = [name for name in own if name not in {"kind", "shorthand", "metadata"}]
+    assert own
+    assert [name for name in own if f"``{name}``" not in text and f"``{name}(" not in text] == []
 
 
 def test_code_of_readme(tmp_path, monkeypatch):

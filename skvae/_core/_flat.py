@@ -21,7 +21,7 @@ class Group(NamedTuple):
     factor : float
     data, grad : Tensor of shape (n_modules, n_parameters)
     is_weight : Tensor of shape (n_modules, n_parameters)
-        1 for the entries of weight matrices, 0 for biases, scales and the like.
+        1 for the entries of weight matrices, 0 for biases, scales, places and the like.
     """
 
     factor: float
@@ -78,7 +78,8 @@ class FlatParameters:
     modules : sequence of Module
         Of one architecture, dtype and device. Afterwards each parameter is a view of the data of
         its group, and its ``.grad`` a view of the gradient. A submodule may have an attribute
-        ``rate_factor``, by which the learning rate of its own parameters is multiplied.
+        ``rate_factor``, by which the learning rate of its own parameters is multiplied, and an
+        attribute ``has_weights``, which is False where its own matrices are not weights.
 
     Attributes
     ----------
@@ -95,6 +96,12 @@ class FlatParameters:
             for m in first.modules()
             for p in m.parameters(recurse=False)
             if p in names
+        }
+        no_weights = {
+            names[p]
+            for m in first.modules()
+            for p in m.parameters(recurse=False)
+            if p in names and not getattr(m, "has_weights", True)
         }
         if not factors:
             raise ValueError("module has no trainable parameters")
@@ -114,7 +121,7 @@ class FlatParameters:
                 shape = first.get_parameter(name).shape
                 part = slice(start, start + shape.numel())
                 self._places[name] = len(self.groups), part, shape
-                group.is_weight[:, part] = float(len(shape) >= 2)
+                group.is_weight[:, part] = float(len(shape) >= 2 and name not in no_weights)
                 start = part.stop
             self.groups.append(group)
         values = self.named([group.data for group in self.groups])

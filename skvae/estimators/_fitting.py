@@ -43,7 +43,7 @@ from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 
-# A component is active where its posterior differs from the prior by more than this.
+# A component is active where its posterior tells more than this about a row.
 ACTIVE_NATS = 0.01
 # Steps without improvement after which the cool-down begins, and the fewest epochs that may be.
 PATIENCE_STEPS = 1000
@@ -569,7 +569,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
     bound = setup.components["objective_"].build(1)
     n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
-    totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "noise": None}
+    totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "variance": 0.0, "noise": None}
     means = []
     with torch.no_grad():
         for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
@@ -585,6 +585,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
             q = model.posterior(batch)
             prior, observation = model.generative(batch, q.mean.unsqueeze(0))
             means.append(q.mean.double())
+            totals["variance"] = totals["variance"] + q.variance.double().sum(0)
             kl = prior.kl_per_component(q)
             totals["kl"] = None if kl is None else totals["kl"] + kl.double().sum(0)
             variance = observation.head.noise_variance(observation.params)
@@ -593,9 +594,13 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
                 totals["noise"] = (
                     variance if totals["noise"] is None else totals["noise"] + variance
                 )
-    spread = torch.cat(means).cpu().numpy().var(axis=0)
     if totals["kl"] is None:
-        kl_per_component, active = np.full(len(spread), np.nan), spread > ACTIVE_NATS
+        kl_per_component = np.full(model.latent_shape, np.nan)
+        # What a normal signal of the spread of the means tells beside noise of the variance,
+        # whatever the scale that a learned prior has brought z to.
+        spread = torch.cat(means).cpu().numpy().var(axis=0)
+        noise_variance = totals["variance"].cpu().numpy() / len(source)
+        active = 0.5 * np.log1p(spread / noise_variance) > ACTIVE_NATS
     else:
         kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
         active = kl_per_component > ACTIVE_NATS

@@ -50,8 +50,12 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
         ones, "poisson" for counts.
-    prior : {"normal"} or prior component, default="normal"
-        Distribution of the latent variables.
+    prior : {"diagonal", "laplace", "mixture", "normal", "vamp"} or prior component, \
+default="normal"
+        Distribution of the latent variables: "normal" is N(0, I), "diagonal" a normal with learned
+        means and scales, "laplace" is for sparse codes, "mixture" for rows that come in groups,
+        "vamp" an average of the posteriors of learned rows. The last two may have more parts:
+        see :class:`~skvae.priors.MixturePrior` and :class:`~skvae.priors.VampPrior`.
     posterior : {"diagonal"} or posterior component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb", "iwae"} or objective component, default="sgvb"
@@ -67,7 +71,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
           training finds is kept only where it beats the linear model on held-out rows beyond
           sampling error, so that the model is never worse than the linear one but by such error.
           Where nothing better is found from there, training begins once more at random weights.
-          Networks without a linear path start at random.
+          Networks without a linear path, and priors that are not near N(0, I) at first ("vamp"),
+          start at random.
         - ``"random"``: weights drawn at random, with the columns at their marginals.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
         How parameters follow the gradient.
@@ -156,9 +161,12 @@ class VariationalAutoencoder(LatentVariableEstimator):
         none.
     kl_per_component_ : ndarray of shape (n_components,)
         Mean divergence of each latent variable's posterior from its prior, in nats: what the
-        component tells about a row. 0 means that it is not used.
+        component tells about a row. 0 means that it is not used. NaN where it has no closed form,
+        as with a mixture for a prior.
     active_components_ : ndarray of shape (n_components,)
-        Whether the divergence exceeds 0.01 nats.
+        Whether the divergence exceeds 0.01 nats. Where it is NaN it is judged by
+        ``0.5 * log(1 + s / v)`` with the variance s of the posterior means over the training rows
+        and the mean v of the posterior variances.
     model_ : torch.nn.Module
         The trained model.
     likelihood_, prior_, posterior_, objective_, solver_, encoder_, decoder_ : component

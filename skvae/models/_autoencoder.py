@@ -102,7 +102,10 @@ class Autoencoder(LatentVariableModel):
         return Generative(self.prior(), Observation(head, head.params_from(outputs)))
 
     def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
-        return self.prior_head.noise_spec(n_draws)
+        specs = self.prior_head.noise_spec(n_draws)
+        if self.prior_head.needs_posterior_noise:
+            return self.posterior_head.noise_spec(n_draws) | specs
+        return specs
 
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         return self.prior().sample(noise)
@@ -169,8 +172,13 @@ def has_linear_start(model: LatentVariableModel) -> bool:
         return False
     head = model.observation_head
     one_row = head.initial_outputs().new_zeros(1, head.n_columns)
+    return _may_be_linear(model) and head.residuals(one_row) is not None
+
+
+def _may_be_linear(model: Autoencoder) -> bool:
+    """Whether weights can make the model linear, and its prior is that of a linear model."""
     has_paths = model.encoder.has_linear_path and model.decoder.has_linear_path
-    return has_paths and head.residuals(one_row) is not None
+    return has_paths and model.prior_head.starts_standard
 
 
 def start_linear_(
@@ -205,11 +213,11 @@ def start_linear_(
         Copies of the model standing where training should begin: near the linear model, but not
         where its gradients are blind, and, in case nothing better is found from there, at the
         weights that the networks were built with, unless the decoder is linear. Empty if a network
-        has no linear path; the model is then as it was.
+        has no linear path, or the prior does not start near N(0, I); the model is then as it was.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape
-    if not (model.encoder.has_linear_path and model.decoder.has_linear_path):
+    if not _may_be_linear(model):
         return []
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     nothing = LinearStart(

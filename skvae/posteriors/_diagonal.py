@@ -11,6 +11,7 @@ from skvae._core._batch import NoiseSpec
 from skvae._core._normal import (
     LOG_2PI,
     normal_log_prob,
+    normal_log_prob_of_each,
     standard_normal_log_prob,
 )
 from skvae.posteriors._base import (
@@ -98,6 +99,9 @@ class DiagonalGaussian(PosteriorDistribution):
 
     def log_prob(self, z: Tensor) -> Tensor:
         return normal_log_prob(z, self.mean, self.log_scale).sum(-1)
+
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        return normal_log_prob_of_each(z, self.mean, self.log_scale)
 
     def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         # (z - mean) / scale is the noise itself: recomputing it would lose digits in float32.

@@ -55,9 +55,19 @@ class PriorHead(nn.Module, ABC):
     ----------
     hand_derived : bool
         Whether ``derived`` is offered.
+    needs_posterior_noise : bool
+        Whether ``sample`` draws from the posterior of some rows: it is then given, beside its own
+        noise, what the posterior declares.
+    starts_standard : bool
+        Whether it starts near N(0, I), for which linear starts take it; without, there are none.
+    has_weights : bool
+        Whether its own matrices are weights, which a prior on weights or their decay pull to zero.
     """
 
     hand_derived: bool = False
+    needs_posterior_noise: bool = False
+    starts_standard: bool = True
+    has_weights: bool = False
 
     @abstractmethod
     def forward(self, encode: Encode) -> PriorDistribution:

@@ -115,6 +115,16 @@ def test_weights_are_told_from_biases():
             assert (p == float(p.ndim == 2)).all()
 
 
+def test_matrices_of_a_module_without_weights_are_none():
+    net = Net()
+    net.slow.has_weights = False
+    flat = FlatParameters([net])
+    for group in flat.groups:
+        group.data.copy_(group.is_weight)
+    assert not net.slow.weight.any() and not net.slow.bias.any()
+    assert net.first.weight.all() and net.last.weight.all()
+
+
 def test_groups_cover_the_vector_and_name_the_rates():
     net = Net()
     flat = FlatParameters([net])

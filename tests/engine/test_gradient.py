@@ -103,7 +103,7 @@ def assert_same(derived, automatic, *, tolerance=1e-10):
 # name that is not here and drops out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {
     "likelihood": set(),
-    "prior": set(),
+    "prior": {"DiagonalNormalPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": set(),
     "network": set(),
     "objective": {"SGVB(free_bits=0.5)"},

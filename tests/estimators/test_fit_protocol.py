@@ -36,6 +36,7 @@ from tests.estimators.small import (
     small_vae,
     weights,
 )
+from tests.registry import PRIORS, each
 
 callback = pytest.importorskip("sklearn.callback")
 
@@ -640,6 +641,38 @@ def test_divergence_per_component_is_that_of_the_posterior_moments():
     np.testing.assert_allclose(vae.kl_per_component_, kl.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(vae.active_components_, vae.kl_per_component_ > 0.01)
     np.testing.assert_allclose(vae.transform(X), mean)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_without_a_divergence_per_component_active_is_what_tells_rows_apart(prior):
+    rng = np.random.default_rng(0)
+    # One factor: of two components the other one is not used.
+    X = rng.normal(size=(300, 1)) * np.array([1.0, -2.0, 0.5, 1.5]) + rng.normal(size=(300, 4))
+    vae = small_vae(2, prior=prior, max_iter=200).fit(X)
+    assert np.isnan(vae.kl_per_component_).all()
+    mean, deviation = vae.posterior_moments(X)
+    told = 0.5 * np.log1p(mean.var(axis=0) / (deviation**2).mean(axis=0))
+    np.testing.assert_array_equal(vae.active_components_, told > 0.01)
+    assert vae.active_components_.any()
+
+
+@pytest.mark.parametrize("prior", each(PRIORS))
+def test_with_any_prior_a_linear_start_is_finite_and_training_keeps_or_betters_it(prior):
+    X = factor_rows(300)
+    start, trained = (
+        small_vae(2, prior=prior, **parameters).fit(X)
+        for parameters in ({"max_iter": 1, "learning_rate_init": 1e-12}, {"max_iter": 60})
+    )
+    assert np.isfinite(start.lower_bound(X)).all()
+    assert trained.lower_bound_ > start.lower_bound_ - 0.05
+
+
+@pytest.mark.parametrize("prior", each(PRIORS))
+def test_with_any_prior_the_score_lies_above_the_bound(prior):
+    X = factor_rows(80)
+    vae = small_vae(2, prior=prior).fit(X)
+    # They are equal where q is the posterior.
+    assert (vae.score_samples(X) >= vae.lower_bound(X) - 1e-9).all()
 
 
 def test_lower_bound_attribute_is_the_mean_bound_of_the_training_rows():

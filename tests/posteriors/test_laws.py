@@ -144,6 +144,31 @@ def test_noise_may_be_shared_by_all_rows(posterior):
 
 
 @every_posterior
+def test_points_under_each_row_are_pairs_one_after_the_other(posterior):
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+        head, outputs = build(posterior, 3, dtype=dtype)
+        generator = torch.Generator().manual_seed(0)
+        for scale in (1.0, 1e-3, 100.0):  # as far apart and far out as encoders place rows
+            q = head((scale * outputs).requires_grad_())
+            z = torch.randn(7, 3, generator=generator, dtype=torch.float64).to(dtype)
+            answer = q.log_prob_of_each(z)
+            assert answer.dtype == dtype
+            expected = q.log_prob(z.unsqueeze(1).expand(-1, N_ROWS, -1))
+            torch.testing.assert_close(answer, expected, rtol=tolerance, atol=tolerance)
+    head, outputs = build(posterior, 0)
+    nothing = head(outputs).log_prob_of_each(outputs.new_zeros(7, 0))
+    torch.testing.assert_close(nothing, outputs.new_zeros(7, N_ROWS), rtol=0, atol=1e-14)
+
+
+@every_posterior
+def test_points_under_each_row_have_gradients_of_finite_differences(posterior):
+    head, outputs = build(posterior)
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    arguments = (outputs.requires_grad_(), z.requires_grad_())
+    assert torch.autograd.gradcheck(lambda o, v: head(o).log_prob_of_each(v), arguments)
+
+
+@every_posterior
 def test_rows_do_not_mix(posterior):
     head, outputs = build(posterior)
     eps = noise(head, 5)
