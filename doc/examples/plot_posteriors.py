@@ -81,8 +81,8 @@ exact = np.concatenate([logsumexp(log_joint(part), axis=1) for part in parts]) +
 # Three families
 # --------------
 # Encoder and training are the same; only the posterior differs. The decoder is fixed, so whatever
-# is lost to the exact log-likelihood is lost to the posterior: to its family, and to an encoder that
-# has to name it for every row.
+# is lost to the exact log-likelihood is lost to the posterior: to its family, and to an encoder
+# that has to name it for every row.
 
 FAMILIES = {"diagonal": "tab:blue", "low_rank": "tab:green", "full": "tab:red"}
 fitted, lost = {}, {}

@@ -52,7 +52,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
         ones, "poisson" for counts.
     prior : {"normal"} or prior component, default="normal"
         Distribution of the latent variables.
-    posterior : {"diagonal"} or posterior component, default="diagonal"
+    posterior : {"diagonal", "low_rank", "full", "student_t", "location_scale"} or posterior \
+component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb"} or objective component, default="sgvb"
         Bound that training maximises; number of draws, form and weight of the divergence are

@@ -33,10 +33,13 @@ class LocationScalePosterior(Posterior, shorthand="location_scale"):
 
     Notes
     -----
-    Draws are :math:`F^{-1}(u)` with the inverse :math:`F^{-1}` of the distribution function, shifted
-    and scaled (the first two of the ways to reparameterise in section 2.4 of the paper). The
-    uniform :math:`u` is the distribution function of a normal draw, through its logarithm: the
+    Draws are :math:`F^{-1}(u)` with the inverse :math:`F^{-1}` of the distribution function,
+    shifted and scaled (the first two of the ways to reparameterise in section 2.4 of the paper).
+    The uniform :math:`u` is the distribution function of a normal draw, through its logarithm: the
     tails keep their digits, in float32 too, and the draws of a score fill the space evenly.
+
+    The left tail of ``"gumbel"`` is thinner than that of a normal: importance weights there can be
+    large, and a score needs more draws (``n_score_draws``).
 
     References
     ----------

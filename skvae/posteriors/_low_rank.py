@@ -100,7 +100,9 @@ class LowRankHead(PosteriorHead):
         mean, log_scale, raw = outputs.split([k, k, k * self.rank], -1)
         initial: Any = self.initial_directions
         directions = initial + raw.reshape(*raw.shape[:-1], k, self.rank)
-        return LowRankGaussian(mean, bounded_log_scale(log_scale), bounded_norm(directions, (-2, -1)))
+        return LowRankGaussian(
+            mean, bounded_log_scale(log_scale), bounded_norm(directions, (-2, -1))
+        )
 
     def outputs_at(self, log_scale: Tensor) -> Tensor:
         initial: Any = self.initial_directions

@@ -81,9 +81,7 @@ class StudentT(StandardDensity):
         self.deviation = math.sqrt(df / (df - 2.0))
         half = 0.5 * df
         # Logarithm of sqrt(df) times the beta function of (df / 2, 1 / 2).
-        self._log_norm = (
-            0.5 * math.log(math.pi * df) + math.lgamma(half) - math.lgamma(half + 0.5)
-        )
+        self._log_norm = 0.5 * math.log(math.pi * df) + math.lgamma(half) - math.lgamma(half + 0.5)
         either = torch.special.digamma(torch.tensor([half + 0.5, half], dtype=torch.float64))
         self.entropy = (half + 0.5) * float(either[0] - either[1]) + self._log_norm
 

@@ -61,7 +61,11 @@ def best_bound(posterior, exact, x):
         return log_likelihood - 0.5 * (square + k * np.log(2.0 * np.pi)) + q.entropy()[0]
 
     solver = torch.optim.LBFGS(
-        [outputs], max_iter=2000, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+        [outputs],
+        max_iter=2000,
+        tolerance_grad=1e-9,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def loss():
