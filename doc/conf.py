@@ -46,8 +46,10 @@ html_sidebars = {
         "index",
         "getting_started",
         "user_guide",
+        "posteriors",
         "how_to_add_likelihood",
         "how_to_add_prior",
+        "how_to_add_posterior",
         "benchmarks",
         "changelog",
     )

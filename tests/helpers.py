@@ -265,6 +265,16 @@ def log_likelihood_by_quadrature(
     return (total + np.log(2.0 * width / (n_nodes - 1))).numpy()
 
 
+def real_line() -> tuple[Tensor, Tensor]:
+    """Points (n, 1, 1) and weights (n, 1) of a sum that is an integral over the real line.
+
+    The points are dense around 0 and reach 1e8, where the heaviest tails have ended. Exact to many
+    digits for smooth densities, to 1e-6 for those with a kink.
+    """
+    t = torch.linspace(-20.0, 20.0, 80_001, dtype=torch.float64)
+    return torch.sinh(t).view(-1, 1, 1), (torch.cosh(t) * (t[1] - t[0])).unsqueeze(1)
+
+
 # ---------------------------------------------------------------------------------- comparisons
 
 

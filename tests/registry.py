@@ -20,7 +20,13 @@ from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLi
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import IWAE, SGVB
-from skvae.posteriors import DiagonalPosterior
+from skvae.posteriors import (
+    DiagonalPosterior,
+    FullCovariancePosterior,
+    LocationScalePosterior,
+    LowRankPrecisionPosterior,
+    StudentTPosterior,
+)
 from skvae.priors import (
     DiagonalNormalPrior,
     LaplacePrior,
@@ -118,7 +124,16 @@ PRIORS = [
     VampPrior(n_pseudo_inputs=4),
 ]
 
-POSTERIORS = [DiagonalPosterior()]
+POSTERIORS = [
+    DiagonalPosterior(),
+    LowRankPrecisionPosterior(),
+    LowRankPrecisionPosterior(rank=2),
+    FullCovariancePosterior(),
+    StudentTPosterior(),
+    LocationScalePosterior(),
+    LocationScalePosterior(family="logistic"),
+    LocationScalePosterior(family="gumbel"),
+]
 
 NETWORKS = [
     MLP(hidden_layer_sizes=(6,)),

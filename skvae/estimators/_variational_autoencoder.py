@@ -56,7 +56,8 @@ default="normal"
         means and scales, "laplace" is for sparse codes, "mixture" for rows that come in groups,
         "vamp" an average of the posteriors of learned rows. The last two may have more parts:
         see :class:`~skvae.priors.MixturePrior` and :class:`~skvae.priors.VampPrior`.
-    posterior : {"diagonal"} or posterior component, default="diagonal"
+    posterior : {"diagonal", "low_rank", "full", "student_t", "location_scale"} or posterior \
+component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb", "iwae"} or objective component, default="sgvb"
         Bound that training maximises: the evidence lower bound, of which number of draws, form and

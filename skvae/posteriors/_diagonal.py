@@ -20,10 +20,7 @@ from skvae.posteriors._base import (
     PosteriorDistribution,
     PosteriorHead,
 )
-
-# Guards against overflow only: exp(-16) ~ 1e-7 is the posterior of data with relative noise 1e-7,
-# exp(8) is a posterior 3000 times wider than the prior.
-MIN_LOG_SCALE, MAX_LOG_SCALE = -16.0, 8.0
+from skvae.posteriors._bounds import MAX_LOG_SCALE, MIN_LOG_SCALE, bounded_log_scale
 
 
 class DiagonalPosterior(Posterior, shorthand="diagonal"):
@@ -63,7 +60,7 @@ class DiagonalHead(PosteriorHead):
     def forward(self, outputs: Tensor) -> DiagonalGaussian:
         mean = outputs[..., : self.n_location_outputs]
         log_scale = outputs[..., self.n_location_outputs :]
-        return DiagonalGaussian(mean, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE))
+        return DiagonalGaussian(mean, bounded_log_scale(log_scale))
 
     def outputs_at(self, log_scale: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(log_scale), log_scale])

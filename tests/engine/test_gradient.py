@@ -104,7 +104,12 @@ def assert_same(derived, automatic, *, tolerance=1e-10):
 AUTOMATIC: dict[str, set[str]] = {
     "likelihood": set(),
     "prior": {"DiagonalNormalPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
-    "posterior": set(),
+    "posterior": {
+        "FullCovariancePosterior",
+        "LocationScalePosterior",
+        "LowRankPrecisionPosterior",
+        "StudentTPosterior",
+    },
     "network": set(),
     "objective": {"SGVB(free_bits=0.5)"},
 }

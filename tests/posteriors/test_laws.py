@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import assert_follows, assert_mean, draw, posterior_head
+from tests.helpers import assert_follows, assert_mean, draw, posterior_head, real_line
 from tests.registry import POSTERIORS, each
 
 every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
@@ -27,9 +27,26 @@ def noise(head, n_draws, n_rows=N_ROWS, *, dtype=torch.float64):
 @every_posterior
 def test_density_is_normalised(posterior):
     head, outputs = build(posterior, 1)
-    z = torch.linspace(-40.0, 40.0, 80_001, dtype=torch.float64).view(-1, 1, 1)
+    z, width = real_line()
     density = head(outputs).log_prob(z.expand(-1, N_ROWS, -1)).exp()
-    np.testing.assert_allclose(density.sum(0) * 1e-3, 1.0, rtol=1e-8)
+    np.testing.assert_allclose((density * width).sum(0), 1.0, rtol=1e-6)
+
+
+@every_posterior
+def test_moments_and_entropy_match_the_density(posterior):
+    head, outputs = build(posterior, 1)
+    q = head(outputs)
+    z, width = real_line()
+    log_prob = q.log_prob(z)
+    mass = log_prob.exp() * width
+    mean = (mass * z[..., 0]).sum(0)
+    np.testing.assert_allclose(mean, q.mean[:, 0], rtol=1e-6, atol=1e-6)
+    variance = (mass * (z[..., 0] - mean).square()).sum(0)
+    np.testing.assert_allclose(variance, q.variance[:, 0], rtol=1e-6)
+    entropy = q.entropy()
+    if entropy is not None:
+        expected = -(mass * log_prob.clamp_min(-1e30)).sum(0)
+        np.testing.assert_allclose(entropy, expected, rtol=1e-6, atol=1e-6)
 
 
 @every_posterior
@@ -196,6 +213,35 @@ def test_no_latent_variable_is_a_certainty(posterior):
     assert z.shape == (4, N_ROWS, 0)
     assert torch.equal(log_prob.expand(4, N_ROWS), torch.zeros(4, N_ROWS).double())
     assert log_prob.shape == (4, N_ROWS)
+
+
+@every_posterior
+def test_marginals_are_normal_where_it_says_so(posterior):
+    """Then the draws have no skewness and no excess kurtosis; otherwise they have one of them."""
+    head, outputs = build(posterior)
+    q = head(outputs)
+    draws = q.rsample(noise(head, 200_000))
+    standard = ((draws - q.mean) / q.variance.sqrt()).flatten(1)
+    if q.has_normal_marginals:
+        assert_mean(standard**3, 0.0)
+        assert_mean(standard**4, 3.0)
+    else:
+        skewness, kurtosis = (standard**3).mean(0), (standard**4).mean(0)
+        assert ((skewness.abs() > 0.3) | ((kurtosis - 3.0).abs() > 0.3)).all()
+
+
+@every_posterior
+def test_nothing_that_encoders_say_is_without_effect(posterior):
+    """Where all outputs are 0, and where linear models start, the bound pulls at each of them."""
+    head, outputs = build(posterior)
+    generator = torch.Generator().manual_seed(1)
+    eps = noise(head, 3)
+    pull = torch.randn(3, N_ROWS, 2, generator=generator, dtype=torch.float64)
+    for start in (outputs[0] * 0, head.outputs_at(torch.tensor([-1.0, 0.3]).double())):
+        at = start.repeat(N_ROWS, 1).requires_grad_()
+        z, log_prob = head(at).rsample_and_log_prob(eps)
+        (gradient,) = torch.autograd.grad((z * pull).sum() + log_prob.sum(), at)
+        assert (gradient.abs() > 1e-5).all()
 
 
 @every_posterior
