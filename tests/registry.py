@@ -20,8 +20,8 @@ from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLi
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP
 from skvae.objectives import SGVB
-from skvae.posteriors import DiagonalPosterior
-from skvae.priors import StandardNormalPrior
+from skvae.posteriors import DiagonalPosterior, FlowPosterior
+from skvae.priors import FlowPrior, StandardNormalPrior
 from skvae.solvers import SGD, Adagrad, Adam, AdamW
 
 
@@ -103,9 +103,18 @@ LIKELIHOODS = [
     likelihood(PoissonLikelihood(), COUNT),
 ]
 
-PRIORS = [StandardNormalPrior()]
+PRIORS = [
+    StandardNormalPrior(),
+    FlowPrior(hidden_layer_sizes=(6,)),
+    FlowPrior(hidden_layer_sizes=(), family="affine", n_transforms=3),
+]
 
-POSTERIORS = [DiagonalPosterior()]
+POSTERIORS = [
+    DiagonalPosterior(),
+    FlowPosterior(hidden_layer_sizes=(6,), n_context=2),
+    FlowPosterior(n_transforms=1, n_context=0),
+    FlowPosterior(hidden_layer_sizes=(5, 4), family="affine", n_transforms=3, n_context=3),
+]
 
 NETWORKS = [
     MLP(hidden_layer_sizes=(6,)),

@@ -2,3 +2,4 @@
 
 from skvae.posteriors._base import Posterior
 from skvae.posteriors._diagonal import DiagonalPosterior
+from skvae.posteriors._flow import FlowPosterior

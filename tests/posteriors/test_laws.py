@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import assert_follows, assert_mean, draw, posterior_head
+from tests.helpers import assert_follows, assert_mean, draw, moved, posterior_head
 from tests.registry import POSTERIORS, each
 
 every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
@@ -14,7 +14,7 @@ N_ROWS = 3
 
 def build(posterior, n_latent=2, n_rows=N_ROWS, *, dtype=torch.float64, seed=0):
     """Head and encoder outputs for some rows."""
-    head = posterior_head(posterior, n_latent, dtype)
+    head = moved(posterior_head(posterior, n_latent, dtype))
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
     return head, (0.7 * outputs).to(dtype)
@@ -29,7 +29,8 @@ def test_density_is_normalised(posterior):
     head, outputs = build(posterior, 1)
     z = torch.linspace(-40.0, 40.0, 80_001, dtype=torch.float64).view(-1, 1, 1)
     density = head(outputs).log_prob(z.expand(-1, N_ROWS, -1)).exp()
-    np.testing.assert_allclose(density.sum(0) * 1e-3, 1.0, rtol=1e-8)
+    # The sum over a grid of width h is off by h^2 where the density has kinks, as splines have.
+    np.testing.assert_allclose(density.sum(0) * 1e-3, 1.0, rtol=1e-5)
 
 
 @every_posterior
@@ -50,8 +51,13 @@ def test_moments_match_draws(posterior):
     draws = q.rsample(noise(head, 20_000))
     assert draws.shape == (20_000, N_ROWS, 2)
     assert q.mean.shape == q.variance.shape == (N_ROWS, 2)
-    assert_mean(draws, q.mean)
-    assert_mean((draws - q.mean).square(), q.variance)
+    if q.moments_are_exact:
+        assert_mean(draws, q.mean)
+        assert_mean((draws - q.mean).square(), q.variance)
+    else:
+        error = (draws.mean(0) - q.mean) / draws.std(0)
+        assert error.abs().max() < 0.1
+        assert (q.variance / draws.var(0)).log().abs().max() < 0.3
 
 
 @every_posterior
@@ -121,6 +127,24 @@ def test_detach_holds_the_parameters_and_keeps_the_path_through_z(posterior):
 
 
 @every_posterior
+def test_detach_holds_the_parameters_of_the_head(posterior):
+    _, outputs = build(posterior)
+    head = moved(posterior_head(posterior, 2)).requires_grad_(True)
+    own, eps = list(head.parameters()), noise(head, 4)
+    if not own:
+        return
+    z = head(outputs).rsample(eps).detach().requires_grad_()
+    held = head(outputs).detach()
+    through_z, *through_own = torch.autograd.grad(
+        held.log_prob(z).sum(), (z, *own), allow_unused=True
+    )
+    assert through_z.abs().max() > 0.1
+    assert all(g is None for g in through_own)
+    free = torch.autograd.grad(head(outputs).log_prob(z).sum(), own)
+    assert all((g != 0).any() for g in free)
+
+
+@every_posterior
 def test_expected_score_is_zero(posterior):
     n_draws = 20_000
     head, outputs = build(posterior, n_rows=1)
@@ -156,7 +180,7 @@ def test_rows_do_not_mix(posterior):
 
 @every_posterior
 def test_outputs_at_place_means_at_zero_and_the_given_scales(posterior):
-    head, _ = build(posterior)
+    head = posterior_head(posterior, 2)  # at its start
     log_scale = torch.tensor([-3.0, 0.5], dtype=torch.float64)
     q = head(head.outputs_at(log_scale).expand(N_ROWS, -1))
     torch.testing.assert_close(q.mean, torch.zeros(N_ROWS, 2).double())
