@@ -105,14 +105,14 @@ LIKELIHOODS = [
 
 PRIORS = [
     StandardNormalPrior(),
-    FlowPrior(hidden_layer_sizes=(6,)),
+    FlowPrior(hidden_layer_sizes=(3,)),
     FlowPrior(hidden_layer_sizes=(), family="affine", n_transforms=3),
 ]
 
 POSTERIORS = [
     DiagonalPosterior(),
-    FlowPosterior(hidden_layer_sizes=(6,), n_context=2),
-    FlowPosterior(n_transforms=1, n_context=0),
+    FlowPosterior(hidden_layer_sizes=(3,), n_context=2),
+    FlowPosterior(hidden_layer_sizes=(4,), n_transforms=1, n_context=0),
     FlowPosterior(hidden_layer_sizes=(5, 4), family="affine", n_transforms=3, n_context=3),
 ]
 

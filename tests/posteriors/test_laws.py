@@ -14,7 +14,7 @@ N_ROWS = 3
 
 def build(posterior, n_latent=2, n_rows=N_ROWS, *, dtype=torch.float64, seed=0):
     """Head and encoder outputs for some rows."""
-    head = moved(posterior_head(posterior, n_latent, dtype))
+    head = moved(posterior_head(posterior, n_latent, dtype)).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
     return head, (0.7 * outputs).to(dtype)
@@ -129,7 +129,7 @@ def test_detach_holds_the_parameters_and_keeps_the_path_through_z(posterior):
 @every_posterior
 def test_detach_holds_the_parameters_of_the_head(posterior):
     _, outputs = build(posterior)
-    head = moved(posterior_head(posterior, 2)).requires_grad_(True)
+    head = moved(posterior_head(posterior, 2))
     own, eps = list(head.parameters()), noise(head, 4)
     if not own:
         return

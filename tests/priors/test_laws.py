@@ -20,7 +20,7 @@ every_posterior = pytest.mark.parametrize("posterior", each(POSTERIORS))
 
 
 def distribution(prior, n_latent):
-    head = moved(prior_head(prior, n_latent))
+    head = moved(prior_head(prior, n_latent)).requires_grad_(False)
     return head, head(encode_with(n_latent))
 
 
@@ -29,7 +29,7 @@ def noise(head, n_draws, n_rows):
 
 
 def some_posterior(posterior, n_latent, n_rows=3, *, seed=0):
-    head = moved(posterior_head(posterior, n_latent))
+    head = moved(posterior_head(posterior, n_latent)).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     outputs = 0.7 * torch.randn(n_rows, head.n_outputs, generator=generator, dtype=torch.float64)
     return head, head(outputs)
