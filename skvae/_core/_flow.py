@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +19,7 @@ from torch.func import functional_call
 # identity.
 N_BINS = 8
 # What one layer may stretch or shrink at most, where a value is transformed.
-MIN_SLOPE = 1e-3
+MIN_SLOPE = 1e-2
 
 FAMILIES = ("spline", "affine")
 
@@ -50,7 +50,7 @@ def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
         If they are not positive integers.
     """
     sizes = tuple(hidden_layer_sizes)
-    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+    if not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
         raise ValueError(
             "hidden_layer_sizes must hold positive integers, one for each hidden layer; got "
             f"{hidden_layer_sizes!r}."
@@ -100,12 +100,14 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         if family == "spline":
-            function = zuko.transforms.MonotonicRQSTransform
-            shapes = ((N_BINS,), (N_BINS,), (N_BINS - 1,))
+            function = importlib.import_module("skvae._core._spline").Spline
+            shapes: Any = ((N_BINS,), (N_BINS,), (N_BINS - 1,))
         else:
             function = zuko.transforms.MonotonicAffineTransform
             shapes = ((), ())
-        order = torch.arange(n_variables)
+        groups = torch.arange(n_variables) * n_groups // n_variables
+        follows = groups.unsqueeze(1) > groups  # whether the one's shape depends on the other
+        itself = torch.eye(n_variables, dtype=torch.bool)
         # zuko draws weights from torch's global generator: they are drawn anew below, and the
         # generator left as it was.
         with torch.random.fork_rng(devices=[]):
@@ -114,8 +116,7 @@ class Flow(nn.Module):
                     zuko.flows.MaskedAutoregressiveTransform(
                         n_variables,
                         n_context,
-                        passes=n_groups,
-                        order=order if i % 2 == 0 else order.flip(0),
+                        adjacency=(follows if i % 2 == 0 else follows.T) | itself,
                         univariate=functools.partial(function, slope=MIN_SLOPE),
                         shapes=shapes,
                         hidden_features=tuple(hidden_layer_sizes),

@@ -50,9 +50,9 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
         ones, "poisson" for counts.
-    prior : {"normal"} or prior component, default="normal"
+    prior : {"flow", "normal"} or prior component, default="normal"
         Distribution of the latent variables.
-    posterior : {"diagonal"} or posterior component, default="diagonal"
+    posterior : {"diagonal", "flow"} or posterior component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb"} or objective component, default="sgvb"
         Bound that training maximises; number of draws, form and weight of the divergence are
