@@ -73,6 +73,16 @@ def posterior_head(posterior: Any, n_latent: int, dtype: torch.dtype = torch.flo
     return posterior.build(n_latent, dtype=dtype, generator=generator)
 
 
+def moved(head: Any, size: float = 0.3) -> Any:
+    """The head with its parameters moved from where it begins, which may be a special case."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in head.parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            p.add_(size * noise.to(p.dtype))
+    return head
+
+
 # What encoders read, in the laws of priors.
 N_FEATURES = 3
 

@@ -22,6 +22,7 @@ from skvae.networks import MLP
 from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import (
     DiagonalPosterior,
+    FlowPosterior,
     FullCovariancePosterior,
     LocationScalePosterior,
     LowRankPrecisionPosterior,
@@ -29,6 +30,7 @@ from skvae.posteriors import (
 )
 from skvae.priors import (
     DiagonalNormalPrior,
+    FlowPrior,
     LaplacePrior,
     MixturePrior,
     StandardNormalPrior,
@@ -122,6 +124,8 @@ PRIORS = [
     LaplacePrior(variance=4.0),
     MixturePrior(n_components=3),
     VampPrior(n_pseudo_inputs=4),
+    FlowPrior(hidden_layer_sizes=(3,)),
+    FlowPrior(hidden_layer_sizes=(), family="affine", n_transforms=3),
 ]
 
 POSTERIORS = [
@@ -133,6 +137,9 @@ POSTERIORS = [
     LocationScalePosterior(),
     LocationScalePosterior(family="logistic"),
     LocationScalePosterior(family="gumbel"),
+    FlowPosterior(hidden_layer_sizes=(3,), n_context=2),
+    FlowPosterior(hidden_layer_sizes=(4,), n_transforms=1, n_context=0),
+    FlowPosterior(hidden_layer_sizes=(5, 4), family="affine", n_transforms=3, n_context=3),
 ]
 
 NETWORKS = [

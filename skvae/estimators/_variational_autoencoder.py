@@ -50,14 +50,15 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
         ones, "poisson" for counts.
-    prior : {"diagonal", "laplace", "mixture", "normal", "vamp"} or prior component, \
+    prior : {"diagonal", "flow", "laplace", "mixture", "normal", "vamp"} or prior component, \
 default="normal"
         Distribution of the latent variables: "normal" is N(0, I), "diagonal" a normal with learned
         means and scales, "laplace" is for sparse codes, "mixture" for rows that come in groups,
         "vamp" an average of the posteriors of learned rows. The last two may have more parts:
-        see :class:`~skvae.priors.MixturePrior` and :class:`~skvae.priors.VampPrior`.
-    posterior : {"diagonal", "low_rank", "full", "student_t", "location_scale"} or posterior \
-component, default="diagonal"
+        see :class:`~skvae.priors.MixturePrior` and :class:`~skvae.priors.VampPrior`. "flow" is a
+        learned distribution of any shape, and needs the extra ``flow``.
+    posterior : {"diagonal", "flow", "full", "location_scale", "low_rank", "student_t"} or \
+posterior component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb", "iwae"} or objective component, default="sgvb"
         Bound that training maximises: the evidence lower bound, of which number of draws, form and

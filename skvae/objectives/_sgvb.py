@@ -142,7 +142,9 @@ class SGVBBound(Bound):
         batch = model.observe(batch, noise)
         q = model.posterior(batch)
         log_q = None
-        if self.analytic:
+        # Without an entropy there is no divergence in closed form, and the density of own draws
+        # may be had with them for less than afterwards.
+        if self.analytic and q.entropy() is not None:
             z = q.rsample(noise)
         else:
             z, log_q = q.rsample_and_log_prob(noise)

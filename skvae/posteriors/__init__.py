@@ -2,6 +2,7 @@
 
 from skvae.posteriors._base import Posterior
 from skvae.posteriors._diagonal import DiagonalPosterior
+from skvae.posteriors._flow import FlowPosterior
 from skvae.posteriors._full import FullCovariancePosterior
 from skvae.posteriors._location_scale import LocationScalePosterior
 from skvae.posteriors._low_rank import LowRankPrecisionPosterior

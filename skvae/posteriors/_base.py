@@ -71,10 +71,13 @@ class PosteriorDistribution(ABC):
         Of each latent variable.
     has_normal_marginals : bool
         Whether the distribution of each latent variable by itself is normal.
+    moments_are_exact : bool
+        Whether mean and variance are in closed form, or else a deterministic approximation.
     """
 
     mean: Tensor
     variance: Tensor
+    moments_are_exact: bool = True
     has_normal_marginals: bool = False
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from skvae.priors._base import Prior
 from skvae.priors._diagonal import DiagonalNormalPrior
+from skvae.priors._flow import FlowPrior
 from skvae.priors._laplace import LaplacePrior
 from skvae.priors._mixture import MixturePrior
 from skvae.priors._normal import StandardNormalPrior

@@ -103,8 +103,9 @@ def assert_same(derived, automatic, *, tolerance=1e-10):
 # name that is not here and drops out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {
     "likelihood": set(),
-    "prior": {"DiagonalNormalPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
+    "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": {
+        "FlowPosterior",
         "FullCovariancePosterior",
         "LocationScalePosterior",
         "LowRankPrecisionPosterior",

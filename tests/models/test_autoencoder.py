@@ -118,6 +118,7 @@ def test_masked_entries_do_not_matter(name, entry):
 
 
 @every_combination
+@torch.no_grad()
 def test_prior_draws_follow_the_prior(name, entry):
     model, _ = model_with(name, entry)
     noise = draw(model.prior_noise_spec(5000), 1)

@@ -12,6 +12,7 @@ from tests.helpers import (
     batch_of,
     build_model,
     linear_gaussian_of,
+    moved,
     noise_for,
     tight_linear_model,
 )
@@ -130,6 +131,8 @@ def test_gradient_matches_finite_differences(objective, case, posterior, prior):
         encoder=MLP(hidden_layer_sizes=(3,), activation="tanh"),
         decoder=MLP(hidden_layer_sizes=(3,), activation="tanh"),
     )
+    moved(model.posterior_head)
+    moved(model.prior_head)
     bound = objective.build(100)
     batch, noise = batch_of(model, X), noise_for(model, bound.n_draws, 4)
     parameters = list(model.parameters())
