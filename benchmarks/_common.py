@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,24 @@ def pin(args: argparse.Namespace) -> None:
     Packages with threads of their own do not ask torch how many they may use.
     """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+        cores = sorted(os.sched_getaffinity(0))
+        # With OMP_PROC_BIND the main thread has its core, and the others will have theirs.
+        os.sched_setaffinity(0, cores[: args.threads])
+
+
+@contextmanager
+def on_cores(n_cores: int) -> Iterator[None]:
+    """Let threads that are begun here run on so many cores, whatever this one is bound to."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    if len(before) < n_cores:
+        os.sched_setaffinity(0, range(n_cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # -- data ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import warnings
 import numpy as np
 import torch
 from _canonical import Contestant, Loop, TwoHeads, divergence
+from _common import on_cores
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from torch import nn
@@ -254,8 +255,12 @@ class KerasOnJax(Peer):
 
     def fit(self, n_epochs: int) -> None:
         os.environ["KERAS_BACKEND"] = "jax"
+        import jax
         import keras
         from keras import layers, ops
+
+        with on_cores(torch.get_num_threads()):
+            jax.devices()  # begins its threads, the first time
 
         n_columns, n_hidden, n_latent = self.sizes
 

@@ -6,12 +6,14 @@ are the bare matrix products by the quicker of torch's two libraries for them. M
 share one step, and their time is per model. Peak memory is that of a fresh process which fits one
 epoch, above the process with the data alone. Width is that of two hidden layers. Growth is the
 slope of log time against log size, over sizes that differ by 8 to 16 times; 1 is proportional.
+Times are the processor's, on one thread, unless said otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import math
 import os
 import statistics
@@ -25,7 +27,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from _canonical import curve
-from _common import interleave, load_images, markdown_table, parse, parser, pin, write_results
+from _common import (
+    interleave,
+    load_images,
+    markdown_table,
+    parse,
+    parser,
+    pin,
+    result_name,
+    write_results,
+)
 from _peers import Pythae, pythae_curve
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import PCA, FactorAnalysis
@@ -410,8 +421,8 @@ def memory(args: argparse.Namespace) -> list[dict]:
 
 SEARCH = """
 import os, statistics, sys, time, warnings
-if {cores!r}:
-    os.sched_setaffinity(0, {cores!r})
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
 sys.path.insert(0, {folder!r})
 from bench_costs import jittered_digits, table
 from sklearn.model_selection import cross_val_score
@@ -451,7 +462,6 @@ def processes_and_threads(args: argparse.Namespace) -> list[dict]:
         row: dict[str, object] = {"n_jobs": n_jobs, "OMP_NUM_THREADS": n_threads}
         for name, wide in [("digits, s", False), ("wide model, s", True)]:
             code = SEARCH.format(
-                cores=args.cores,
                 folder=str(Path(__file__).parent),
                 wide=wide,
                 n_epochs=(2, 2) if args.smoke else (1000, 4),
@@ -535,18 +545,21 @@ PARTS = [
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="a million rows (minutes)")
+    options.add_argument("--only", help="measure this part only, and keep the other results")
     options.add_argument("--repeats", type=int, help="repetitions of each measurement (5)")
     args = parse(options)
-    # Not on all systems.
-    args.cores = getattr(os, "sched_getaffinity", lambda _: set())(0)
     pin(args)
     if args.repeats is None:
         args.repeats = 1 if args.smoke else 5
     args.n_rows = 4_000 if args.smoke else 1_000_000 if args.full else 200_000
     args.n_scored = 2 if args.smoke else 20
     results, tables = {}, []
+    path = args.output / f"{result_name(args, 'costs')}.json"
     for part in PARTS:
-        rows = part(args)
+        if args.only in (None, part.__name__):
+            rows = part(args)
+        else:
+            rows = json.loads(path.read_text())[part.__name__]
         results[part.__name__] = rows
         tables.append(f"{inspect.cleandoc(part.__doc__)}\n\n{markdown_table(rows)}")
         print(tables[-1], flush=True)
