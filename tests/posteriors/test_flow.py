@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from skvae.posteriors import DiagonalPosterior, FlowPosterior
-from tests.helpers import assert_mean, draw, moved, posterior_head
+from tests.helpers import draw, moved, posterior_head
 
 
 def some_outputs(head, n_rows=3, *, seed=0):
@@ -97,5 +97,3 @@ def test_it_becomes_what_a_normal_cannot(target, n_latent):
             divergences[family.shorthand] = float((log_q - target(z)).mean())
     assert divergences["diagonal"] > 0.6
     assert 0.0 <= divergences["flow"] < 0.2
-    # E_q[p / q] = 1 where q reaches all of p.
-    assert_mean((target(z) - log_q).exp().numpy(), 1.0)
