@@ -22,7 +22,7 @@ from skvae.solvers._base import LearningRate
 from tests import registry
 from tests.engine.toy import CPU, inputs_of
 from tests.helpers import build_model, noise_for
-from tests.registry import LIKELIHOODS, SOLVERS, component_of, each
+from tests.registry import LIKELIHOODS, SOLVERS, component_of, each, for_columns
 
 N_MODELS, N_ROWS, N_COLUMNS, N_LATENT = 3, 12, 4, 2
 HIDDEN = MLP(hidden_layer_sizes=(5,))
@@ -46,6 +46,7 @@ def setting(
 ):
     """Models, a bound, and for each model a batch and noise."""
     rng = np.random.default_rng(0)
+    network = for_columns(network, N_COLUMNS)
     objective = SGVB() if objective is None else objective
     bound = objective.build(100)
     models, batches, noise = [], [], []
@@ -102,6 +103,7 @@ def assert_same(derived, automatic, *, tolerance=1e-10):
 # What of the registered is trained by automatic differentiation. A name that is not here and drops
 # out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {kind: set() for kind in REGISTERED}
+AUTOMATIC["network"] = {"ResidualMLP", "GatedMLP", "Convolutional", "TorchNetwork"}
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=name_of)
@@ -111,6 +113,7 @@ def test_registered_combination_is_derived_by_hand(combination):
         type(component_of(c)).__name__
         for kind, c in combination.items()
         if type(component_of(c)).__name__ in AUTOMATIC[kind]
+        or getattr(component_of(c), "dropout", 0.0)
     }
     assert bound.is_hand_derived(models[0]) == (not slow)
 
