@@ -63,7 +63,10 @@ class TorchNetwork(Network, shorthand="torch"):
     >>> from skvae.networks import TorchNetwork
     >>> def normalised(n_inputs, n_outputs, width=16):
     ...     return nn.Sequential(
-    ...         nn.Linear(n_inputs, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, n_outputs)
+    ...         nn.Linear(n_inputs, width),
+    ...         nn.LayerNorm(width),
+    ...         nn.SiLU(),
+    ...         nn.Linear(width, n_outputs),
     ...     )
     >>> encoder = TorchNetwork(factory=normalised, parameters={"width": 32})
     >>> vae = VariationalAutoencoder(encoder=encoder, random_state=0)

@@ -9,8 +9,8 @@ from tests.registry import NETWORKS, each, for_columns
 
 N_INPUTS, N_OUTPUTS, N_LOCATION = 6, 8, 4
 
-# Networks for images are there twice: as encoders, whose inputs are an image, and as decoders, whose
-# outputs are two images.
+# Networks for images are there twice: as encoders, whose inputs are an image, and as decoders,
+# whose outputs are two images.
 ENTRIES = {
     repr(network): network
     for entry in NETWORKS
@@ -21,9 +21,7 @@ ENTRIES = list(ENTRIES.values())
 every_network = pytest.mark.parametrize("network", each(ENTRIES))
 every_dense_network = pytest.mark.parametrize(
     "network",
-    each(
-        [n for n in ENTRIES if not isinstance(n, TorchNetwork) and not hasattr(n, "image_shape")]
-    ),
+    each([n for n in ENTRIES if not isinstance(n, TorchNetwork) and not hasattr(n, "image_shape")]),
 )
 
 
@@ -222,7 +220,9 @@ def test_nothing_is_dropped_without_noise(network):
     assert torch.equal(head(x, {"dropout": torch.zeros(4, 100)}), head(x))
 
 
-@pytest.mark.parametrize("network", [MLP(dropout=0.4), GatedMLP(hidden_layer_sizes=(64,), dropout=0.4)])
+@pytest.mark.parametrize(
+    "network", [MLP(dropout=0.4), GatedMLP(hidden_layer_sizes=(64,), dropout=0.4)]
+)
 def test_dropout_changes_no_mean(network):
     """Outputs are linear in what is dropped, so that their mean is what is said without dropout."""
     head, x = build(network), inputs(1)
