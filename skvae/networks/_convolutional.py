@@ -149,11 +149,12 @@ class Convolutional(Network, shorthand="convolutional"):
         return head
 
 
-Pyramid = list[tuple[int, int, int]]
+# Height, width and channels.
+Level = tuple[int, int, int]
 
 
-def pyramid(image: tuple[int, ...], n_channels: tuple[int, ...]) -> Pyramid:
-    """Height, width and channels of the image and after each convolution."""
+def pyramid(image: tuple[int, ...], n_channels: tuple[int, ...]) -> list[Level]:
+    """The image, and what each convolution makes of it."""
     height, width, *channels = image
     levels = [(height, width, channels[0] if channels else 1)]
     for n in n_channels:
@@ -162,61 +163,87 @@ def pyramid(image: tuple[int, ...], n_channels: tuple[int, ...]) -> Pyramid:
     return levels
 
 
+def reached(fine: Level, size: int) -> float:
+    """Pixels of an image that a kernel at one pixel of the next level covers, on average.
+
+    Fewer than it has entries where it reaches over the edge, which in a small image is everywhere.
+    """
+    covered = 1.0
+    for length in fine[:2]:
+        coarse = range(-(-length // STRIDE))
+        offsets = range(-(size // 2), size // 2 + 1)
+        n_inside = sum(0 <= STRIDE * i + offset < length for i in coarse for offset in offsets)
+        covered *= n_inside / len(coarse)
+    return covered
+
+
 class Kernel(nn.Module):
-    """Convolution that halves height and width, or, transposed, undoes that.
+    """Convolution between two levels of a pyramid.
 
     Images are (n_rows, channels, height, width) with the channels last in memory, which is how rows
     hold them, and as quick as the other order or quicker.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the weights, the kernel last.
+    n_biases : int
+    fan_in : float
+        Inputs of an output, on average.
+    dtype : torch.dtype
     """
 
-    def __init__(self, weight_shape: tuple[int, ...], n_biases: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(weight_shape, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(n_biases, dtype=dtype))
-        self.padding = weight_shape[-1] // 2
-
-    def draw_(
-        self, fan_in: float, gain: float, scale: float | None, generator: torch.Generator
+    def __init__(
+        self, shape: tuple[int, ...], n_biases: int, fan_in: float, dtype: torch.dtype
     ) -> None:
-        """Draw the weights anew: normal with variance gain / fan-in, or of the given scale."""
-        deviation = math.sqrt(gain / fan_in) if scale is None else scale
-        with torch.no_grad():
-            self.weight.normal_(0.0, deviation, generator=generator)
-
-
-class Convolution(Kernel):
-    """From one level of a pyramid to the next."""
-
-    def __init__(self, n_inputs: int, n_outputs: int, size: int, *, dtype: torch.dtype) -> None:
-        super().__init__((n_outputs, n_inputs, size, size), n_outputs, dtype)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return functional.conv2d(images, self.weight, self.bias, STRIDE, self.padding)
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(n_biases, dtype=dtype))
+        self.padding = shape[-1] // 2
+        self.fan_in = fan_in
 
     def initialize_(
         self, generator: torch.Generator, *, gain: float, scale: float | None = None
     ) -> None:
         """Draw the weights anew: normal with variance gain / fan-in, or of the given scale."""
-        self.draw_(self.weight[0].numel(), gain, scale, generator)
+        deviation = math.sqrt(gain / self.fan_in) if scale is None else scale
+        with torch.no_grad():
+            self.weight.normal_(0.0, deviation, generator=generator)
+
+
+class Convolution(Kernel):
+    """From one level to the next, of half the height and width, rounded up."""
+
+    def __init__(self, fine: Level, coarse: Level, size: int, *, dtype: torch.dtype) -> None:
+        shape = (coarse[2], fine[2], size, size)
+        super().__init__(shape, coarse[2], fine[2] * reached(fine, size), dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.conv2d(images, self.weight, self.bias, STRIDE, self.padding)
 
 
 class TransposedConvolution(Kernel):
-    """From one level of a pyramid back to the one before, of the given height and width."""
+    """From one level back to the one before."""
 
     def __init__(
         self,
-        n_inputs: int,
-        n_outputs: int,
+        coarse: Level,
+        fine: Level,
         size: int,
-        shape: tuple[int, int],
         *,
         n_biases: int | None = None,
         dtype: torch.dtype,
     ) -> None:
-        n_biases = n_outputs if n_biases is None else n_biases
-        super().__init__((n_inputs, n_outputs, size, size), n_biases, dtype)
-        # Which of the lengths that are halved to the same: an even one has one more at the end.
-        self.extra = [(length - 1) % STRIDE for length in shape]
+        # Each pixel that the kernels cover gets its share of all that they send.
+        share = math.prod(coarse[:2]) / math.prod(fine[:2])
+        super().__init__(
+            (coarse[2], fine[2], size, size),
+            fine[2] if n_biases is None else n_biases,
+            coarse[2] * reached(fine, size) * share,
+            dtype,
+        )
+        # Which of the two lengths that are halved to the same: an even one is longer by one.
+        self.extra = [(length - 1) % STRIDE for length in fine[:2]]
 
     def transposed(self, images: Tensor, bias: Tensor | None) -> Tensor:
         return functional.conv_transpose2d(
@@ -226,33 +253,18 @@ class TransposedConvolution(Kernel):
     def forward(self, images: Tensor) -> Tensor:
         return self.transposed(images, self.bias)
 
-    def initialize_(
-        self, generator: torch.Generator, *, gain: float, scale: float | None = None
-    ) -> None:
-        """Draw the weights anew: normal with variance gain / fan-in, or of the given scale."""
-        # A pixel is reached by one of STRIDE**2 entries of a kernel.
-        fan_in = self.weight[:, 0].numel() / STRIDE**2
-        self.draw_(fan_in, gain, scale, generator)
-
 
 class ImageOutput(TransposedConvolution):
     """Output layer of a decoder: one image for each parameter, as rows, with a bias per output."""
 
     def __init__(
-        self,
-        n_inputs: int,
-        n_parameters: int,
-        size: int,
-        image: tuple[int, int, int],
-        *,
-        dtype: torch.dtype,
+        self, coarse: Level, image: Level, n_parameters: int, size: int, *, dtype: torch.dtype
     ) -> None:
         height, width, n_channels = image
         super().__init__(
-            n_inputs,
-            n_parameters * n_channels,
+            coarse,
+            (height, width, n_parameters * n_channels),
             size,
-            (height, width),
             n_biases=n_parameters * math.prod(image),
             dtype=dtype,
         )
@@ -275,7 +287,7 @@ class ImageEncoder(BodyHead):
         n_outputs: int,
         *,
         n_location_outputs: int,
-        levels: Pyramid,
+        levels: list[Level],
         kernel_size: int,
         hidden_layer_sizes: tuple[int, ...],
         activation: str,
@@ -285,7 +297,7 @@ class ImageEncoder(BodyHead):
         self.activation = activation
         self.image_shape = levels[0]
         self.convolutions = nn.ModuleList(
-            Convolution(fine[2], coarse[2], kernel_size, dtype=dtype)
+            Convolution(fine, coarse, kernel_size, dtype=dtype)
             for fine, coarse in itertools.pairwise(levels)
         )
         widths = (math.prod(levels[-1]), *hidden_layer_sizes)
@@ -324,7 +336,7 @@ class ImageDecoder(BodyHead):
         n_outputs: int,
         *,
         n_location_outputs: int,
-        levels: Pyramid,
+        levels: list[Level],
         kernel_size: int,
         hidden_layer_sizes: tuple[int, ...],
         activation: str,
@@ -339,7 +351,7 @@ class ImageDecoder(BodyHead):
             Linear(a, b, bias=True, dtype=dtype) for a, b in itertools.pairwise(widths)
         )
         self.convolutions = nn.ModuleList(
-            TransposedConvolution(coarse[2], fine[2], kernel_size, fine[:2], dtype=dtype)
+            TransposedConvolution(coarse, fine, kernel_size, dtype=dtype)
             for coarse, fine in itertools.pairwise(levels[:0:-1])
         )
         n_parameters = n_outputs // math.prod(image)
@@ -347,7 +359,7 @@ class ImageDecoder(BodyHead):
             n_inputs,
             n_outputs,
             n_location_outputs=n_location_outputs,
-            output=ImageOutput(first[2], n_parameters, kernel_size, image, dtype=dtype),
+            output=ImageOutput(first, image, n_parameters, kernel_size, dtype=dtype),
             dtype=dtype,
         )
 

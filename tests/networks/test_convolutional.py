@@ -127,7 +127,9 @@ def test_activity_neither_dies_nor_explodes_with_depth(shape, side):
     assert 0.2 < float(outputs.std(0).mean()) / OUTPUT_GAIN**0.5 < 2.0
 
 
-@pytest.mark.parametrize("likelihood", [BernoulliLikelihood(), GaussianLikelihood("predicted")])
+@pytest.mark.parametrize(
+    "likelihood", [BernoulliLikelihood(), GaussianLikelihood(noise="predicted")]
+)
 def test_a_model_starts_at_the_marginals_of_every_pixel(likelihood):
     X = (np.random.default_rng(0).uniform(size=(50, 35)) < np.linspace(0.1, 0.9, 35)).astype(float)
     network = Convolutional(image_shape=(7, 5), n_channels=(4, 4), hidden_layer_sizes=())
