@@ -1,9 +1,10 @@
-"""Saving and loading estimators without pickle: nothing in a file is ever executed."""
+"""Saving and loading estimators without pickle: nothing in a file is executed unasked."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from skvae import estimators
@@ -15,6 +16,11 @@ from skvae.exceptions import FileFormatError
 # Attributes without a trailing underscore that belong to a fitted estimator.
 _PRIVATE = frozenset({"_seed", "_trainer_state", "_sklearn_output_config"})
 _FITTED = re.compile(r"[a-z][a-z0-9_]*_")
+# What building a model and filling in its weights raises where they do not fit together.
+_INCONSISTENT = (
+    *(KeyError, TypeError, ValueError, RuntimeError, StopIteration, AttributeError),
+    ImportError,  # of a trusted path
+)
 
 
 @infers
@@ -23,6 +29,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
     The file holds numbers and names only (safetensors and JSON), so that opening one from an
     untrusted place executes nothing. It is written whole or not at all. Callbacks are not saved.
+    Of functions, such as the factory of a :class:`~skvae.networks.TorchNetwork`, the file holds the
+    import path, and ``load`` has to be told to trust it.
 
     Parameters
     ----------
@@ -35,7 +43,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     ------
     TypeError
         If `estimator` is not one of skvae's, or a parameter holds something that the format does
-        not know (a function, say).
+        not know (a lambda, say).
 
     See Also
     --------
@@ -75,13 +83,17 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
 
 @infers
-def load(path: str | os.PathLike) -> Any:
+def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
     """Read an estimator that ``save`` has written.
 
     Parameters
     ----------
     path : str or path-like
         The file.
+    trusted : iterable of str, default=()
+        Import paths ("package.module:name") that the file may name. Importing a module executes
+        it, and the functions are called with what the file says, so list what you know. All others
+        are refused before anything of them is imported.
 
     Returns
     -------
@@ -93,12 +105,18 @@ def load(path: str | os.PathLike) -> Any:
     FileNotFoundError
         If there is no such file.
     skvae.exceptions.FileFormatError
-        If the file was not written by ``save``, is damaged, or needs a newer skvae.
+        If the file was not written by ``save``, is damaged, needs a newer skvae, or names something
+        to import that is not in `trusted`; the message says what.
 
     See Also
     --------
     save : Write an estimator to a file.
     """
+    if isinstance(trusted, str):
+        raise TypeError(
+            f"trusted must be a collection of import paths; got the string {trusted!r}. Pass "
+            f"trusted=({trusted!r},)."
+        )
     document, tensors = read_file(path)
     try:
         cls = _classes()[document["estimator"]]
@@ -109,7 +127,7 @@ def load(path: str | os.PathLike) -> Any:
         raise FileFormatError(f"{str(path)!r} does not describe an estimator ({error})") from error
     if unknown:
         raise FileFormatError(f"{str(path)!r} holds attributes unknown here: {sorted(unknown)}")
-    reader = Reader(tensors)
+    reader = Reader(tensors, tuple(trusted))
     estimator = cls(**{k: reader.decode(v) for k, v in parameters.items()})
     values = {k: reader.decode(v) for k, v in fitted.items()}
     weights = values.pop("model_", None)
@@ -118,10 +136,10 @@ def load(path: str | os.PathLike) -> Any:
         return estimator
     try:
         model = estimator._rebuild_model(values)
-        model.to(next(t.dtype for k, t in weights.items() if k.endswith("weight")))
+        model.to(weights[next(name for name, _ in model.named_parameters())].dtype)
         model.load_state_dict(weights)
         estimator._set_state(values, model)
-    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration, AttributeError) as error:
+    except _INCONSISTENT as error:
         raise FileFormatError(f"{str(path)!r} holds no consistent model ({error})") from error
     return estimator
 

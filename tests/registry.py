@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from sklearn.base import clone
+from torch import Tensor, nn
 
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
 from skvae.likelihoods._base import Likelihood
-from skvae.networks import MLP
+from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
+from skvae.networks._base import Network
 from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import (
     DiagonalPosterior,
@@ -142,13 +144,40 @@ POSTERIORS = [
     FlowPosterior(hidden_layer_sizes=(5, 4), family="affine", n_transforms=3, n_context=3),
 ]
 
+
+def own_module(n_inputs: int, n_outputs: int, *, width: int) -> nn.Module:
+    """Factory of a module as a user may have written it."""
+    return nn.Sequential(
+        nn.Linear(n_inputs, width), nn.LayerNorm(width), nn.Tanh(), nn.Linear(width, n_outputs)
+    )
+
+
 NETWORKS = [
     MLP(hidden_layer_sizes=(6,)),
     MLP(hidden_layer_sizes=()),
     MLP(hidden_layer_sizes=(), linear_path=False),
     MLP(hidden_layer_sizes=(5, 4), activation="tanh", linear_path=False),
     MLP(hidden_layer_sizes=(5,), activation="logistic", initial_scale=0.01),
+    MLP(hidden_layer_sizes=(6, 5), dropout=0.3),
+    ResidualMLP(width=6),
+    ResidualMLP(width=5, n_blocks=1, activation="tanh", linear_path=False, dropout=0.2),
+    GatedMLP(hidden_layer_sizes=(6,)),
+    GatedMLP(hidden_layer_sizes=(5, 4), linear_path=False, dropout=0.2),
+    # With images of as many pixels as the rows have columns, by `for_columns`.
+    Convolutional(n_channels=(3, 4), hidden_layer_sizes=(6,)),
+    Convolutional(n_channels=(3,), kernel_size=1, hidden_layer_sizes=(), linear_path=False),
+    TorchNetwork(factory=own_module, parameters={"width": 6}),
+    TorchNetwork(factory="tests.registry:own_module", parameters={"width": 5}, linear_path=False),
 ]
+
+
+def for_columns(network: Network, n_columns: int) -> Network:
+    """The network for rows of so many columns: one of images with as many pixels."""
+    if "image_shape" not in network.get_params():
+        return network
+    width = max(d for d in range(1, n_columns + 1) if n_columns % d == 0 and d * d <= n_columns)
+    return clone(network).set_params(image_shape=(n_columns // width, width))
+
 
 OBJECTIVES = [
     SGVB(),

@@ -40,6 +40,7 @@ from tests.registry import (
     PRIORS,
     SOLVERS,
     each,
+    for_columns,
     make_rows,
 )
 
@@ -50,9 +51,12 @@ pytestmark = [
 ]
 
 
-def saved_and_loaded(estimator, folder):
+OWN_MODULE = "tests.registry:own_module"
+
+
+def saved_and_loaded(estimator, folder, **parameters):
     skvae.save(estimator, folder / "model.skvae")
-    return skvae.load(folder / "model.skvae")
+    return skvae.load(folder / "model.skvae", **parameters)
 
 
 def assert_same_value(first, second, name):
@@ -124,8 +128,9 @@ def test_each_component(component, tmp_path):
 @pytest.mark.parametrize("network", each(NETWORKS))
 def test_each_network(network, tmp_path):
     X = factor_rows(60)
+    network = for_columns(network, X.shape[1])
     vae = small_vae(encoder=network, decoder=network).fit(X)
-    loaded = saved_and_loaded(vae, tmp_path)
+    loaded = saved_and_loaded(vae, tmp_path, trusted=[OWN_MODULE])
     assert_same_estimator(vae, loaded)
     assert_same_answers(loaded, vae, X)
 

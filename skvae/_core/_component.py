@@ -55,6 +55,13 @@ class Component(BaseEstimator):
         """Registered classes of this kind of ingredient, by shorthand."""
         return dict(Component._registry[cls.kind])
 
+    def import_paths(self) -> tuple[str, ...]:
+        """What ``build`` imports by a name among the parameters, as "package.module:name".
+
+        A file may make a component import only what its reader has listed.
+        """
+        return ()
+
     def check_parameters(self) -> None:
         """Raise an error that names the first hyperparameter outside its allowed values."""
         self._validate_params()

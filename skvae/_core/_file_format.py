@@ -6,6 +6,7 @@ A JSON value stands for itself; anything else is an object with one key that say
 
 ==================  =============================================================================
 ``{"array": k}``    the array stored under the name k
+``{"callable": p}`` the function or class with the import path p ("package.module:name")
 ``{"component":}``  kind, shorthand and parameters of a component
 ``{"dict": {}}``    a dict with string keys
 ``{"float": s}``    a float that JSON has no number for ("nan", "inf", "-inf")
@@ -15,6 +16,9 @@ A JSON value stands for itself; anything else is an object with one key that say
 ``{"tensor": k}``   the array stored under the name k, as a torch tensor
 ``{"tuple": []}``   a tuple
 ==================  =============================================================================
+
+Import paths, as callables or among the parameters of a component, are the only way by which a file
+can lead to code, and are followed only if whoever reads the file has listed them, word by word.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skvae._core._component import Component
+from skvae._core._import_path import import_from, import_path_of
 from skvae.exceptions import FileFormatError
 
 FORMAT_VERSION = 1
@@ -83,6 +88,8 @@ class Writer:
             state = value.get_state(legacy=False)
             state["state"]["key"] = state["state"]["key"].tolist()
             return {"random": state}
+        if callable(value):
+            return self._encode_callable(value, name)
         raise TypeError(
             f"{name} is a {type(value).__name__}, which skvae.save cannot write. Set it to a "
             "value made of numbers, strings, arrays and skvae's components, or use joblib."
@@ -100,6 +107,17 @@ class Writer:
                 f"{name} is an array of {value.dtype}, which cannot be saved"
             ) from error
         return {"array": name}
+
+    @staticmethod
+    def _encode_callable(value: Callable[..., Any], name: str) -> Any:
+        try:
+            return {"callable": import_path_of(value)}
+        except ValueError as error:
+            raise TypeError(
+                f"{name} is a {type(value).__name__} that skvae.save cannot write: {error}. Only "
+                "functions and classes at the top level of a module that can be imported are "
+                "written, by their name."
+            ) from error
 
     def _encode_component(self, value: Component, name: str) -> Any:
         registered = value.shorthands().get(value.shorthand or "")
@@ -123,10 +141,13 @@ class Reader:
     ----------
     tensors : mapping of str to Tensor
         What the file holds beside the JSON.
+    trusted : collection of str, default=()
+        Import paths that the file may name.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], trusted: Collection[str] = ()) -> None:
         self.tensors = tensors
+        self.trusted = frozenset(trusted)
 
     def decode(self, value: Any) -> Any:
         """Value that a JSON form stands for.
@@ -148,10 +169,17 @@ class Reader:
                     return self.tensors[content].numpy()
                 case "tensor":
                     return self.tensors[content]
+                case "callable":
+                    self._check_trusted(content)
+                    return self._import(content)
                 case "component":
                     component_kind, shorthand = content
                     cls = Component._registry[component_kind][shorthand]
-                    return cls(**{k: self.decode(v) for k, v in value["parameters"].items()})
+                    parameters = {k: self.decode(v) for k, v in value["parameters"].items()}
+                    component = cls(**parameters)
+                    for path in component.import_paths():
+                        self._check_trusted(path)
+                    return component
                 case "dict":
                     return {k: self.decode(v) for k, v in content.items()}
                 case "float":
@@ -172,11 +200,34 @@ class Reader:
                     return np.array([str(v) for v in content], dtype=object)
                 case "tuple":
                     return tuple(self.decode(v) for v in content)
+        except FileFormatError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"the file holds a malformed {kind!r} entry: {error}") from error
         raise FileFormatError(
             f"the file holds an entry of kind {kind!r}, which this version of skvae does not know"
         )
+
+    def _check_trusted(self, path: Any) -> None:
+        """Refuse an import path that is not listed; nothing of it has been looked at."""
+        if not isinstance(path, str) or path not in self.trusted:
+            raise FileFormatError(
+                f"the file names {path!r}, which loading would import, that is, execute. If you "
+                "know what it is and trust it and the file, add it: skvae.load(..., "
+                f"trusted={(*sorted(self.trusted), path)!r})"
+            )
+
+    @staticmethod
+    def _import(path: str) -> Any:
+        try:
+            found = import_from(path)
+        except ImportError as error:
+            raise FileFormatError(
+                f"the file names {path!r}, which cannot be imported here: {error}"
+            ) from error
+        if not callable(found):
+            raise FileFormatError(f"the file names {path!r}, which is a {type(found).__name__}")
+        return found
 
 
 def write_file(path: str | os.PathLike, document: dict, tensors: Mapping[str, Tensor]) -> None:

@@ -82,17 +82,23 @@ class TrainingLoop(ABC):
 
     def _tensors(self) -> list[Tensor]:
         """All that training carries from step to step, the weights first."""
-        return self.step.state()
+        return [*self._buffers(), *self.step.state()]
+
+    def _buffers(self) -> list[Tensor]:
+        """Buffers of the models: a network of the user's may keep running statistics in some."""
+        return [buffer for model in self.models for buffer in model.buffers()]
 
     @property
     def _n_weight_tensors(self) -> int:
-        """How many of the tensors are weights."""
-        return len(self.step.weights())
+        """How many of the tensors are weights, or belong to them."""
+        return len(self._buffers()) + len(self.step.weights())
 
     def _depart(self, place: int) -> None:
         """Move the weights to one of the departures."""
         with torch.no_grad():
             for model, departure in zip(self.models, self._departures[place], strict=True):
+                for buffer, value in zip(model.buffers(), departure.buffers(), strict=True):
+                    buffer.copy_(value)
                 own = dict(model.named_parameters())
                 for name, parameter in departure.named_parameters():
                     own[name].copy_(parameter)

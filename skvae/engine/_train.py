@@ -144,7 +144,7 @@ class Trainer(TrainingLoop):
     def state(self) -> TrainerState:
         """What another trainer of the leading model needs in order to go on."""
         own = slice(self.leader, self.leader + 1)
-        carried = self.step.state()[self._n_weight_tensors :]
+        carried = self.step.state()[len(self.step.weights()) :]
         return TrainerState(
             [(t[own] if t.ndim else t).cpu().clone() for t in carried],
             float(self.learning_rate.plateau) / self._rate,
@@ -155,7 +155,7 @@ class Trainer(TrainingLoop):
 
     def resume(self, state: TrainerState) -> None:
         """Go on from the state of another trainer of the same model."""
-        carried = self.step.state()[self._n_weight_tensors :]
+        carried = self.step.state()[len(self.step.weights()) :]
         for target, value in zip(carried, state.tensors, strict=True):
             target.copy_(value)
         self.learning_rate.plateau.fill_(self._rate * state.rate_factor)

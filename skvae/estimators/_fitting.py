@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -550,12 +551,20 @@ def _rows_for(
 
 def _changes(name: str, before: Component, after: Component) -> list[str]:
     """What differs between two components: nothing, a hyperparameter, or all of it."""
-    if joblib.hash(before) == joblib.hash(after):
+    if _same(before, after):
         return []
     if type(before) is not type(after):
         return [name]
     old, new = before.get_params(deep=False), after.get_params(deep=False)
-    return [f"{key} of {name}" for key in old if joblib.hash(old[key]) != joblib.hash(new[key])]
+    return [f"{key} of {name}" for key in old if not _same(old[key], new[key])]
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether two hyperparameters, or two components, are the same."""
+    try:
+        return joblib.hash(before) == joblib.hash(after)
+    except pickle.PicklingError:  # what a lambda computes is not known, only which one it is
+        return before is after
 
 
 def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dict[str, Any]:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from skvae._core._products import add_products_, affine, products_into
+from skvae._core._products import add_products_, products_into
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._activations import ACTIVATIONS
-from skvae.networks._base import DerivedNetwork, Network, NetworkHead
-
-# Variance of the weights times the fan-in, so that activity neither dies nor explodes with depth
-# (He et al., 2015); 1 is Glorot's choice for activations that are linear around 0.
-_GAIN = {"relu": 2.0, "elu": 1.5, "gelu": 2.0, "silu": 2.0, "softplus": 1.0}
-
-
-# The same for the outputs: wide ones have to be unlearned first, which on a long table cost 1 to 5
-# nats after six epochs; much narrower ones gained less on small tables.
-OUTPUT_GAIN = 0.1
-# Learning rate of the linear path beside a network, as a share of the network's.
-LINEAR_RATE = 0.1
+from skvae.networks._base import DerivedNetwork, Network
+from skvae.networks._body import BodyHead
+from skvae.networks._layers import (
+    GAIN,
+    Linear,
+    LinearPath,
+    dropped,
+    positive_integers,
+)
 
 
 class MLP(Network, shorthand="mlp"):
@@ -42,6 +37,11 @@ class MLP(Network, shorthand="mlp"):
     linear_path : bool, default=True
         Whether the inputs also reach the location outputs (means, logits, log-rates) through a
         matrix of their own. It is what makes factor analysis a special case of the model.
+    dropout : float, default=0.0
+        Share of the hidden activities, in [0, 1), that is set to zero in each step of training, at
+        random, the others being divided by one minus the share. Nothing is dropped in validation,
+        in scores and in embeddings. With dropout the gradient is found by automatic
+        differentiation, and training is not judged by cross-fitting.
     initial_scale : float or None, default=None
         Standard deviation of the initial weights, biases included, as in Kingma and Welling
         (2014), who use 0.01. None scales each layer by its fan-in, with zero biases.
@@ -51,6 +51,9 @@ class MLP(Network, shorthand="mlp"):
     He, K., Zhang, X., Ren, S. and Sun, J. (2015). Delving deep into rectifiers. ICCV.
 
     Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR. Appendix C.
+
+    Srivastava, N., Hinton, G., Krizhevsky, A., Sutskever, I. and Salakhutdinov, R. (2014). Dropout:
+    a simple way to prevent neural networks from overfitting. JMLR 15.
 
     Examples
     --------
@@ -65,6 +68,7 @@ class MLP(Network, shorthand="mlp"):
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "linear_path": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
         "initial_scale": [None, Interval(Real, 0, None, closed="left")],
     }
 
@@ -74,11 +78,13 @@ class MLP(Network, shorthand="mlp"):
         hidden_layer_sizes: tuple[int, ...] = (64,),
         activation: str = "relu",
         linear_path: bool = True,
+        dropout: float = 0.0,
         initial_scale: float | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.linear_path = linear_path
+        self.dropout = dropout
         self.initial_scale = initial_scale
 
     def build(
@@ -92,68 +98,22 @@ class MLP(Network, shorthand="mlp"):
     ) -> MLPHead:
         """Network with freshly drawn weights."""
         self.check_parameters()
-        sizes = tuple(self.hidden_layer_sizes)
-        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-            raise ValueError(
-                "hidden_layer_sizes must hold positive integers, one for each hidden layer; got "
-                f"{self.hidden_layer_sizes!r}."
-            )
         head = MLPHead(
             n_inputs,
-            tuple(int(size) for size in sizes),
+            positive_integers(
+                self.hidden_layer_sizes, "hidden_layer_sizes", "one for each hidden layer"
+            ),
             n_outputs,
             n_location_outputs=n_location_outputs if self.linear_path else 0,
             activation=self.activation,
+            dropout=float(self.dropout),
             dtype=dtype,
         )
         head.initialize_(generator, self.initial_scale)
         return head
 
 
-class Linear(nn.Module):
-    """Affine map ``inputs @ weight + bias`` of rows, the weight stored as (n_inputs, n_outputs).
-
-    Stored this way the gradient of a narrow layer's weight is one product in the order that the
-    kernels like: 5 to 6 times faster than the transpose on the layers next to a small latent.
-    """
-
-    def __init__(self, n_inputs: int, n_outputs: int, *, bias: bool, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_inputs, n_outputs, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype)) if bias else None
-
-    def forward(self, inputs: Tensor, n_outputs: int | None = None) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if n_outputs is not None and n_outputs < weight.shape[1]:
-            weight = weight[:, :n_outputs]
-            bias = None if bias is None else bias[:n_outputs]
-        return affine(inputs, weight, bias)
-
-    def initialize_(
-        self, generator: torch.Generator, *, gain: float, scale: float | None = None
-    ) -> None:
-        """Draw the weights anew: normal with variance gain / n_inputs, or of the given scale."""
-        n_inputs = self.weight.shape[0]
-        if self.weight.numel() == 0:
-            return
-        deviation = math.sqrt(gain / n_inputs) if scale is None else scale
-        with torch.no_grad():
-            self.weight.normal_(0.0, deviation, generator=generator)
-            if self.bias is not None and scale is not None:
-                self.bias.normal_(0.0, scale, generator=generator)
-
-
-class LinearPath(Linear):
-    """Linear map beside a network.
-
-    It starts near its best value where the network does not, and follows more slowly: a full rate
-    would shake it off before the network has found anything.
-    """
-
-    rate_factor = LINEAR_RATE
-
-
-class MLPHead(NetworkHead):
+class MLPHead(BodyHead):
     """Layers, and the linear path where there is one.
 
     With no hidden layer and a linear path, the only other parameter is a bias: two parallel
@@ -168,59 +128,41 @@ class MLPHead(NetworkHead):
         *,
         n_location_outputs: int,
         activation: str,
+        dropout: float,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.n_location_outputs = n_location_outputs
-        self.n_outputs = n_outputs
+        self.dropout = dropout
+        self.dropped_widths = hidden_layer_sizes
         widths = (n_inputs, *hidden_layer_sizes)
         self.hidden = nn.ModuleList(
             Linear(a, b, bias=True, dtype=dtype) for a, b in itertools.pairwise(widths)
         )
-        self.linear_path = (
-            LinearPath(n_inputs, n_location_outputs, bias=False, dtype=dtype)
-            if n_location_outputs
-            else None
+        bias_only = not hidden_layer_sizes and n_location_outputs > 0
+        self.add_output_(
+            n_inputs,
+            n_outputs,
+            n_location_outputs=n_location_outputs,
+            output=Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype),
+            dtype=dtype,
         )
         if self.linear_path is not None and not hidden_layer_sizes:
             self.linear_path.rate_factor = 1.0  # there is no network to wait for
-        bias_only = not hidden_layer_sizes and self.linear_path is not None
-        self.output = Linear(0 if bias_only else widths[-1], n_outputs, bias=True, dtype=dtype)
 
-    def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
-        return self.first_outputs(inputs, self.n_outputs)
-
-    def first_outputs(self, inputs: Tensor, n_outputs: int) -> Tensor:
+    def body(self, inputs: Tensor, noise: Mapping[str, Tensor] | None) -> Tensor:
         activate = ACTIVATIONS[self.activation].forward
-        if inputs.ndim != 2:
-            outputs = self.first_outputs(inputs.flatten(0, -2), n_outputs)
-            return outputs.view(*inputs.shape[:-1], n_outputs)
         hidden = inputs
-        for layer in self.hidden:
+        for layer, drop in zip(self.hidden, self.drops(noise), strict=True):
             hidden = activate(layer(hidden))
+            if drop is not None:
+                hidden = dropped(hidden, drop, self.dropout)
         # A last layer without inputs (no hidden layer beside the linear path) is its bias alone.
-        outputs = self.output(hidden[..., : self.output.weight.shape[0]], n_outputs)
-        if self.linear_path is None:
-            return outputs
-        n_linear = min(self.n_location_outputs, n_outputs)
-        linear = self.linear_path(inputs, n_linear)
-        if n_linear == n_outputs:
-            return outputs + linear
-        return outputs + functional.pad(linear, (0, n_outputs - n_linear))
+        return hidden[..., : self.output.weight.shape[0]]
 
-    def initialize_(self, generator: torch.Generator, scale: float | None) -> None:
-        """Draw all weights anew."""
-        gain = _GAIN.get(self.activation, 1.0)
+    def initialize_body_(self, generator: torch.Generator, scale: float | None) -> None:
         for layer in self.hidden:
-            layer.initialize_(generator, gain=gain, scale=scale)
-        self.output.initialize_(generator, gain=OUTPUT_GAIN, scale=scale)
-        if self.linear_path is not None:
-            self.linear_path.initialize_(generator, gain=OUTPUT_GAIN, scale=scale)
-
-    def start_at(self, outputs: Tensor) -> None:
-        with torch.no_grad():
-            self.output.bias.add_(outputs.to(self.output.bias.dtype))
+            layer.initialize_(generator, gain=GAIN.get(self.activation, 1.0), scale=scale)
 
     @property
     def hand_derived(self) -> bool:  # type: ignore[override]
@@ -229,7 +171,8 @@ class MLPHead(NetworkHead):
         layers = [*self.hidden, self.output, *path]
         n_parameters = 2 * (len(self.hidden) + 1) + len(path)
         return (
-            all(type(layer) in {Linear, LinearPath} for layer in layers)
+            not self.noise_widths
+            and all(type(layer) in {Linear, LinearPath} for layer in layers)
             and len(list(self.parameters())) == n_parameters
         )
 
@@ -237,28 +180,9 @@ class MLPHead(NetworkHead):
         return DerivedMLP(self, values, gradients)
 
     @property
-    def has_linear_path(self) -> bool:  # type: ignore[override]
-        """Whether there is a linear path."""
-        return self.linear_path is not None
-
-    @property
     def is_linear(self) -> bool:  # type: ignore[override]
         """Whether there is no hidden layer."""
         return len(self.hidden) == 0
-
-    def start_linear_(self, weight: Tensor, outputs: Tensor) -> None:
-        assert self.linear_path is not None
-        with torch.no_grad():
-            self.linear_path.weight.copy_(weight)
-            # Hidden layers keep their random weights: what they compute is there to be used as
-            # soon as the last layer finds a use for it.
-            self.output.weight.zero_()
-            self.output.bias.copy_(outputs)
-
-    def silence_linear_path_(self) -> None:
-        assert self.linear_path is not None
-        with torch.no_grad():
-            self.linear_path.weight.zero_()
 
 
 class DerivedMLP(DerivedNetwork):

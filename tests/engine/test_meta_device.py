@@ -27,7 +27,7 @@ from skvae.solvers._adam import AdamRule
 from skvae.solvers._base import LearningRate
 from tests import registry
 from tests.helpers import build_model
-from tests.registry import case_of, component_of, make_rows
+from tests.registry import case_of, component_of, for_columns, make_rows
 
 META = torch.device("meta")
 N_ROWS = 8
@@ -60,6 +60,8 @@ def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     hidden = MLP(hidden_layer_sizes=(4,))
     ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
     X = make_rows(case, N_ROWS)
+    for side in ("encoder", "decoder"):
+        ingredients[side] = for_columns(ingredients[side], X.shape[1])
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
     bound = objective.build(100)

@@ -11,11 +11,13 @@ import unittest
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.decomposition import FactorAnalysis
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skvae import VariationalAutoencoder
+from skvae.networks import Convolutional
 from tests.estimators.small import (
     STILL_RISING,
     assert_global_generators_untouched,
@@ -23,7 +25,16 @@ from tests.estimators.small import (
     small_vae,
 )
 from tests.helpers import OnSupport
-from tests.registry import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS, REAL, SOLVERS
+from tests.registry import (
+    LIKELIHOODS,
+    NETWORKS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    REAL,
+    SOLVERS,
+    for_columns,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings(STILL_RISING),
@@ -47,6 +58,23 @@ FURTHER_CHECKS = [
     "check_estimators_partial_fit_n_features",
     "check_non_transformer_estimators_n_iter",
 ]
+
+
+class OnAnyColumns(Convolutional):
+    """Takes rows of any width, of which it makes images.
+
+    scikit-learn's checks fit one estimator to rows of several widths. As a decoder it expects one
+    output for each column.
+    """
+
+    def build(self, n_inputs, n_outputs, **parameters):
+        n_columns = n_outputs if n_inputs == N_LATENT else n_inputs
+        network = for_columns(Convolutional(n_channels=(2,), hidden_layer_sizes=()), n_columns)
+        return network.build(n_inputs, n_outputs, **parameters)
+
+
+# Of the configurations of networks.
+N_LATENT = 1
 
 
 def configurations():
@@ -85,6 +113,13 @@ def configurations():
             if type(component) not in seen:
                 seen.add(type(component))
                 yield vae(**{name: component}, early_stopping=False)
+    seen = {type(NETWORKS[0])}
+    for network in NETWORKS:
+        if type(network) not in seen:
+            seen.add(type(network))
+            network = OnAnyColumns() if isinstance(network, Convolutional) else network
+            networks = {"encoder": network, "decoder": clone(network)}
+            yield vae(N_LATENT, **networks, early_stopping=False)
 
 
 CONFIGURATIONS = list(configurations())

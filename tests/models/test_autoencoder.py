@@ -30,6 +30,7 @@ from tests.registry import (
     PRIORS,
     component_of,
     each,
+    for_columns,
     make_rows,
 )
 
@@ -57,7 +58,10 @@ def model_with(name, entry, **parameters):
     """Model with one ingredient changed, and rows for it."""
     X = make_rows(entry if name == "likelihood" else LIKELIHOODS[0], 6)
     hidden = {"encoder": MLP(hidden_layer_sizes=(5,)), "decoder": MLP(hidden_layer_sizes=(4,))}
-    return build_model(X, **{**hidden, name: component_of(entry), **parameters}), X
+    component = component_of(entry)
+    if name in hidden:
+        component = for_columns(component, X.shape[1])
+    return build_model(X, **{**hidden, name: component, **parameters}), X
 
 
 @every_combination
@@ -94,7 +98,9 @@ def test_rows_do_not_mix(name, entry):
     noise = noise_for(model, 3, 6)
     batch = model.observe(batch_of(model, X), noise)
     z = model.posterior(batch).rsample(noise)
-    part = batch._replace(x=batch.x[2:4])
+    specs = model.noise_spec(3)
+    some = {n: t[2:4] if specs[n].per == "row" else t[:, 2:4] for n, t in noise.items()}
+    part = batch._replace(x=batch.x[2:4], noise=some)
     torch.testing.assert_close(model.posterior(part).mean, model.posterior(batch).mean[2:4])
     torch.testing.assert_close(
         model.log_joint(part, z[:, 2:4])[1], model.log_joint(batch, z)[1][:, 2:4]

@@ -3,11 +3,26 @@
 import pytest
 import torch
 
-from tests.registry import NETWORKS, each
+from skvae.networks import MLP, GatedMLP, TorchNetwork
+from tests.helpers import assert_mean
+from tests.registry import NETWORKS, each, for_columns
 
-every_network = pytest.mark.parametrize("network", each(NETWORKS))
+N_INPUTS, N_OUTPUTS, N_LOCATION = 6, 8, 4
 
-N_INPUTS, N_OUTPUTS, N_LOCATION = 3, 5, 2
+# Networks for images are there twice: as encoders, whose inputs are an image, and as decoders,
+# whose outputs are two images.
+ENTRIES = {
+    repr(network): network
+    for entry in NETWORKS
+    for network in (for_columns(entry, N_INPUTS), for_columns(entry, N_LOCATION))
+}
+ENTRIES = list(ENTRIES.values())
+
+every_network = pytest.mark.parametrize("network", each(ENTRIES))
+every_dense_network = pytest.mark.parametrize(
+    "network",
+    each([n for n in ENTRIES if not isinstance(n, TorchNetwork) and not hasattr(n, "image_shape")]),
+)
 
 
 def build(network, *, seed=0, dtype=torch.float64, n_inputs=N_INPUTS):
@@ -21,7 +36,10 @@ def build(network, *, seed=0, dtype=torch.float64, n_inputs=N_INPUTS):
 
 
 with_linear_path = pytest.mark.parametrize(
-    "network", each([network for network in NETWORKS if build(network).has_linear_path])
+    "network", each([network for network in ENTRIES if build(network).has_linear_path])
+)
+with_dropout = pytest.mark.parametrize(
+    "network", each([network for network in ENTRIES if getattr(network, "dropout", 0.0)])
 )
 
 
@@ -53,7 +71,7 @@ def test_gradients_match_finite_differences(network):
     assert torch.autograd.gradcheck(head, (inputs(3, seed=1).requires_grad_(),))
 
 
-@every_network
+@every_dense_network
 def test_weights_are_stored_inputs_first(network):
     head = build(network)
     for name, p in head.named_parameters():
@@ -125,7 +143,7 @@ def test_linear_start_can_be_left(network):
         assert p.numel() == 0 or (p != start[name]).any(), name
 
 
-@every_network
+@every_dense_network
 def test_no_inputs_give_constant_outputs(network):
     head = build(network, n_inputs=0)
     outputs = head(torch.zeros(2, 4, 0, dtype=torch.float64))
@@ -140,3 +158,78 @@ def test_float32_agrees_with_float64(network):
     assert {p.dtype for p in single.parameters()} == {torch.float32}
     single.load_state_dict(double.state_dict())
     torch.testing.assert_close(single(x.float()).double(), double(x), rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_noise_is_asked_for_where_there_is_dropout_only(network):
+    widths = build(network).noise_widths
+    assert bool(widths) == bool(getattr(network, "dropout", 0.0))
+    assert all(width > 0 for width in widths.values())
+
+
+def uniform(head, *shape, seed=0):
+    """Noise that the network asks for."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(*shape, width, generator=generator, dtype=torch.float64)
+        for name, width in head.noise_widths.items()
+    }
+
+
+@with_dropout
+def test_noise_says_no_more_than_what_is_dropped(network):
+    head, x = build(network), inputs(2, 4)
+    noise = uniform(head, 2, 4)
+    share = network.dropout
+    # All that is dropped moved within [0, share), all that is kept within [share, 1).
+    moved = {
+        name: torch.where(u < share, 0.5 * u, share + 0.5 * (u - share))
+        for name, u in noise.items()
+    }
+    assert torch.equal(head(x, noise), head(x, moved))
+    assert not torch.allclose(head(x, noise), head(x, uniform(head, 2, 4, seed=1)))
+    assert not torch.allclose(head(x, noise), head(x))
+
+
+@with_dropout
+def test_rows_and_draws_do_not_mix_in_dropout(network):
+    head, x = build(network), inputs(2, 4)
+    noise = uniform(head, 2, 4)
+    outputs = head(x, noise)
+    for draw in range(2):
+        own = {name: u[draw] for name, u in noise.items()}
+        torch.testing.assert_close(head(x[draw], own), outputs[draw])
+    some = {name: u[:, 1:3] for name, u in noise.items()}
+    torch.testing.assert_close(head(x[:, 1:3], some), outputs[:, 1:3])
+
+
+@with_dropout
+def test_rows_may_share_what_is_dropped(network):
+    head, x = build(network), inputs(2, 4)
+    shared = uniform(head, 2, 1)
+    same = {name: u.expand(2, 4, -1) for name, u in shared.items()}
+    torch.testing.assert_close(head(x, shared), head(x, same))
+
+
+@with_dropout
+def test_nothing_is_dropped_without_noise(network):
+    head, x = build(network), inputs(4)
+    assert torch.equal(head.train()(x), head.eval()(x))
+    # Without anything dropped the activities are larger; with a share of zero they are the same.
+    head.dropout = 0.0
+    assert torch.equal(head(x, {"dropout": torch.zeros(4, 100)}), head(x))
+
+
+@pytest.mark.parametrize(
+    "network", [MLP(dropout=0.4), GatedMLP(hidden_layer_sizes=(64,), dropout=0.4)]
+)
+def test_dropout_changes_no_mean(network):
+    """Outputs are linear in what is dropped, so that their mean is what is said without dropout."""
+    head, x = build(network), inputs(1)
+    with torch.no_grad():
+        outputs = head(x.expand(4000, -1), uniform(head, 4000))
+        assert_mean(outputs.numpy(), head(x)[0].numpy())
+        dropped = {name: torch.zeros(1, width) for name, width in head.noise_widths.items()}
+        alone = head.output.bias.expand(1, -1).clone()
+        alone[:, :N_LOCATION] += head.linear_path(x)
+        torch.testing.assert_close(head(x, dropped), alone)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from skvae.networks import MLP
 from skvae.networks._activations import ACTIVATIONS
-from skvae.networks._mlp import OUTPUT_GAIN
+from skvae.networks._layers import OUTPUT_GAIN
 
 
 def build(n_inputs=3, n_outputs=5, n_location_outputs=2, *, seed=0, **parameters):
