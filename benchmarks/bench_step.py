@@ -306,7 +306,10 @@ def plot(results: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row["workload"] for row in results))
-    figure, panels = plt.subplots(1, len(names), figsize=(4 * len(names), 4), sharey=True)
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(4 * len(names), 4), sharey=True, squeeze=False
+    )
+    panels = panels[0]
     order = [c for c in dict.fromkeys(r["contestant"] for r in results) if "products" not in c]
     for panel, name in zip(panels, names, strict=True):
         speeds = {r["contestant"]: r["speed"] for r in results if r["workload"] == name}
@@ -315,7 +318,7 @@ def plot(results: list[dict], path: Path) -> None:
         panel.axvline(speeds[Products.name], color="k", linestyle=":", label="bare products")
         panel.set(title=name, xlabel="speed (usual loop = 1)")
     panels[0].invert_yaxis()
-    panels[1].legend(loc="lower right")
+    panels[-1].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -337,8 +340,10 @@ def main() -> None:
         if args.only in (None, work.name):
             rows = measure(work, args)
         else:
-            before = json.loads(path.read_text())["measurements"]
+            before = json.loads(path.read_text())["measurements"] if path.exists() else []
             rows = [row for row in before if row["workload"] == work.name]
+        if not rows:
+            continue
         results += rows
         by_name = {row["contestant"]: row for row in rows}
         usual = by_name[Usual.name]
