@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -216,7 +217,12 @@ def combinations(kinds: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 def each(entries: list[Any]) -> list[Any]:
     """Parameters of a test, named by the component's repr."""
-    return [pytest.param(e, id=" ".join(repr(component_of(e)).split())) for e in entries]
+    return [pytest.param(e, id=label(component_of(e))) for e in entries]
+
+
+def label(component: Any) -> str:
+    """Repr on one line, without the addresses of functions: the same in every process."""
+    return re.sub(r" at 0x\w+", "", " ".join(repr(component).split()))
 
 
 def component_of(entry: Any) -> Any:

@@ -27,7 +27,7 @@ from skvae.solvers._adam import AdamRule
 from skvae.solvers._base import LearningRate
 from tests import registry
 from tests.helpers import build_model
-from tests.registry import case_of, component_of, for_columns, make_rows
+from tests.registry import case_of, component_of, for_columns, label, make_rows
 
 META = torch.device("meta")
 N_ROWS = 8
@@ -46,10 +46,7 @@ PAIRS = registry.combinations(REGISTERED)
 
 
 def name_of(combination):
-    return " ".join(
-        f"{kind}={' '.join(repr(component_of(entry)).split())}"
-        for kind, entry in combination.items()
-    )
+    return " ".join(f"{kind}={label(component_of(entry))}" for kind, entry in combination.items())
 
 
 def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
@@ -99,7 +96,7 @@ def settings():
             yield pytest.param(combination, automatic, id=name)
 
 
-@pytest.mark.parametrize(("combination", "automatic"), settings())
+@pytest.mark.parametrize(("combination", "automatic"), list(settings()))
 def test_step_runs_without_values(combination, automatic):
     step, total = step_on(META, automatic=automatic, **combination)
     gradients = [group.grad for group in step.flat.groups]

@@ -35,6 +35,7 @@ from tests.registry import (
     SOLVERS,
     for_columns,
 )
+from tests.registry import label as registry_label
 
 pytestmark = [
     pytest.mark.filterwarnings(STILL_RISING),
@@ -152,7 +153,7 @@ def run(check):
 
 
 CASES = [
-    pytest.param(check, id=f"{' '.join(repr(estimator).split())}-{label}")
+    pytest.param(check, id=f"{registry_label(estimator)}-{label}")
     for estimator in CONFIGURATIONS
     for label, check in checks_of(estimator)
 ]
