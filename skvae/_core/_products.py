@@ -52,7 +52,20 @@ def _is_dense(matrices: Tensor) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Product of two matrices by oneDNN, with bfloat16 factors where torch is set to allow them."""
+    if torch.get_float32_matmul_precision() == "medium" and _has_bfloat16():
+        # torch's own setting has no effect on processors that have vectors for bfloat16 and no
+        # tiles. Sums are in float32 here too; it is the result that is rounded once.
+        product = torch.mm(a.bfloat16(), b.bfloat16()).float()
+        return product if bias is None else product.add_(bias)
     return _one_dnn()(a, b.mT, bias, "none", [], "")
+
+
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies vectors of bfloat16."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return known is not None and known()
 
 
 def products_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

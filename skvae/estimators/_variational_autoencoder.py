@@ -125,8 +125,8 @@ posterior component, default="diagonal"
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training; weights, sums and all answers after
         training stay in float32 or float64. "highest" is float32; "high" allows TF32 on a GPU;
-        "medium" allows bfloat16, which on processors that have it about halves the time of a wide
-        network. Where the hardware has neither, nothing changes. The setting is torch's own and
+        "medium" allows bfloat16, which on processors that have it saves a part of the time of wide
+        networks. Where the hardware has neither, nothing changes. The setting is torch's own and
         holds for the whole process while ``fit`` runs.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.

@@ -5,6 +5,7 @@ import torch
 
 from skvae._core import _products
 from skvae._core._products import add_products_, affine, products_into
+from skvae.engine._precision import products_in
 
 needs_one_dnn = pytest.mark.skipif(
     _products._one_dnn() is None, reason="this processor gains nothing from oneDNN"
@@ -90,3 +91,19 @@ def test_each_row_is_computed_alone():
     weight = torch.randn(120, 100, generator=generator)
     together = affine(inputs, weight)
     assert torch.equal(affine(inputs[100:250], weight), together[100:250])
+
+
+@needs_one_dnn
+@pytest.mark.skipif(not _products._has_bfloat16(), reason="this processor has no bfloat16")
+def test_medium_precision_has_bfloat16_factors_and_float32_sums():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(1, 200, 4000, generator=generator)
+    b = torch.randn(1, 4000, 120, generator=generator)
+    bias, out = torch.randn(1, 1, 120, generator=generator), torch.empty(1, 200, 120)
+    exact = a.double() @ b.double() + bias
+    with products_in("medium"):
+        products_into(out, a, b, bias)
+    error = float((out - exact).std() / exact.std())
+    assert 1e-4 < error < 5e-3  # factors of 8 binary digits; sums of as many would be far worse
+    products_into(out, a, b, bias)
+    assert float((out - exact).std() / exact.std()) < 1e-6
