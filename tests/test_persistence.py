@@ -1,12 +1,14 @@
 """A file says all about an estimator, executes nothing, and is whole or absent."""
 
 import copy
+import functools
 import json
 import os
 import pickle
 import resource
 import signal
 import struct
+import sys
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from skvae._core._file_format import METADATA_KEY, Reader, Writer
 from skvae.exceptions import FileFormatError
 from skvae.likelihoods import GaussianLikelihood
 from skvae.likelihoods._gaussian import GaussianHead
-from skvae.networks import MLP
+from skvae.networks import MLP, TorchNetwork
 from skvae.solvers import SGD, Adam
 from tests.estimators.small import (
     STILL_RISING,
@@ -42,6 +44,7 @@ from tests.registry import (
     each,
     for_columns,
     make_rows,
+    own_module,
 )
 
 pytestmark = [
@@ -282,6 +285,185 @@ def test_value_by_value(value):
     writer = Writer()
     document = json.loads(json.dumps(writer.encode(value, "name"), allow_nan=False))
     assert_same_value(Reader(writer.tensors).decode(document), value, "value")
+
+
+# -- functions by name, on a list -----------------------------------------------------------------
+
+
+def own_vae(factory=own_module, **parameters):
+    network = TorchNetwork(factory=factory, parameters={"width": 5})
+    return small_vae(encoder=network, **parameters)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("factory", [own_module, OWN_MODULE], ids=["function", "path"])
+def test_function_is_written_by_its_name_and_read_if_trusted(factory, fitted, tmp_path):
+    vae, X = own_vae(factory), factor_rows(60)
+    if fitted:
+        vae.fit(X)
+    skvae.save(vae, tmp_path / "model.skvae")
+    for trusted in ((), ["tests.registry"], [OWN_MODULE.upper()], [OWN_MODULE[:-1], "other:f"]):
+        with pytest.raises(FileFormatError) as refused:
+            skvae.load(tmp_path / "model.skvae", trusted=trusted)
+        # The message says what to pass, in full.
+        assert f"trusted={(*sorted(trusted), OWN_MODULE)!r}" in str(refused.value)
+    for trusted in ((OWN_MODULE,), {OWN_MODULE, "other:f"}, iter([OWN_MODULE])):
+        loaded = skvae.load(tmp_path / "model.skvae", trusted=trusted)
+        assert_same_estimator(vae, loaded)
+        assert loaded.encoder.factory is factory or loaded.encoder.factory == factory
+    if fitted:
+        assert_same_answers(loaded, vae, X)
+
+
+def test_a_string_is_not_a_list_of_paths(file):
+    with pytest.raises(TypeError, match=r"trusted=\('a\.b:c',\)"):
+        skvae.load(file, trusted="a.b:c")
+
+
+def test_trust_is_not_needed_where_nothing_is_imported(file):
+    assert_same_estimator(skvae.load(file, trusted=[OWN_MODULE]), skvae.load(file))
+
+
+def test_classes_are_written_by_name_too(tmp_path):
+    X = factor_rows(60)
+    network = TorchNetwork(factory=torch.nn.Linear, parameters={"bias": False})
+    vae = small_vae(encoder=network).fit(X)
+    loaded = saved_and_loaded(vae, tmp_path, trusted=["torch.nn.modules.linear:Linear"])
+    assert_same_answers(loaded, vae, X)
+
+
+def local():
+    def within(n_inputs, n_outputs, width):
+        return own_module(n_inputs, n_outputs, width=width)
+
+    return within
+
+
+def in_main(n_inputs, n_outputs, width):
+    return own_module(n_inputs, n_outputs, width=width)
+
+
+in_main.__module__ = "__main__"
+
+
+def replaced(n_inputs, n_outputs, width):
+    return own_module(n_inputs, n_outputs, width=width)
+
+
+earlier_one, replaced = replaced, own_module
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda n_inputs, n_outputs, width: None, "it is a lambda or"),
+        (local(), "is defined within a function"),
+        (in_main, "defined in __main__, the script or notebook"),
+        (earlier_one, "stands for something else"),
+        (functools.partial(own_module), "it has no name of its own"),
+        (torch.nn.Linear(2, 2).forward, "stands for something else"),
+    ],
+)
+def test_function_that_has_no_name_to_be_found_by_is_refused(factory, message, tmp_path):
+    with pytest.raises(TypeError, match=rf"encoder\.factory is a .*{message}"):
+        skvae.save(own_vae(factory), tmp_path / "model.skvae")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A module that leaves a trace where it is imported, and the trace."""
+    (tmp_path / "trap_of_the_tests.py").write_text(
+        "import pathlib\n"
+        "pathlib.Path(__file__).with_name('trace').touch()\n"
+        "def make(n_inputs, n_outputs, **parameters):\n"
+        "    pathlib.Path(__file__).with_name('called').touch()\n"
+        "value = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "trace"
+    sys.modules.pop("trap_of_the_tests", None)
+
+
+TRAP = "trap_of_the_tests:make"
+HOSTILE = [
+    {"callable": TRAP},
+    {"callable": "trap_of_the_tests:__builtins__"},
+    {"callable": [TRAP]},
+    {"callable": {"callable": TRAP}},
+    {"callable": "trap_of_the_tests"},
+    {"callable": f"{OWN_MODULE}.__globals__"},
+    {"callable": f" {TRAP}"},
+    {"callable": None},
+    {"component": ["network", "torch"], "parameters": {"factory": TRAP}},
+    {"component": ["network", "torch"], "parameters": {"factory": {"callable": TRAP}}},
+    {
+        "component": ["network", "torch"],
+        "parameters": {
+            "factory": OWN_MODULE,
+            "parameters": {"dict": {"width": {"callable": TRAP}}},
+        },
+    },
+    {"dict": {"a": {"tuple": [[{"callable": TRAP}]]}}},
+    {"tuple": [{"component": ["network", "torch"], "parameters": {"factory": TRAP}}]},
+]
+
+
+@pytest.mark.parametrize("trusted", [(), (OWN_MODULE, "trap_of_the_tests:other")], ids=len)
+@pytest.mark.parametrize("place", ["parameters", "fitted"])
+@pytest.mark.parametrize("value", HOSTILE, ids=json.dumps)
+def test_nothing_is_imported_that_is_not_listed(value, place, trusted, file, trap, tmp_path):
+    document, tensors = parts_of(file)
+    name = "encoder" if place == "parameters" else "encoder_"
+    document[place][name] = value
+    path = write_parts(tmp_path / "hostile.skvae", document, tensors)
+    with pytest.raises(FileFormatError):
+        skvae.load(path, trusted=trusted)
+    assert not trap.exists() and "trap_of_the_tests" not in sys.modules
+
+
+def test_what_is_listed_is_imported(file, trap, tmp_path):
+    document, tensors = parts_of(file)
+    document["parameters"]["encoder"] = HOSTILE[-4] | {"parameters": {"factory": TRAP}}
+    path = write_parts(tmp_path / "trusted.skvae", document, tensors)
+    assert skvae.load(path, trusted=[TRAP]).encoder.factory == TRAP
+    assert not trap.exists()  # a string: it will be imported in fit
+    document["parameters"]["encoder"]["parameters"]["factory"] = {"callable": TRAP}
+    path = write_parts(tmp_path / "trusted.skvae", document, tensors)
+    assert skvae.load(path, trusted=[TRAP]).encoder.factory.__name__ == "make"
+    assert trap.exists() and not trap.with_name("called").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module_here:f", "cannot be imported here: No module"),
+        ("trap_of_the_tests:no_such_name", "cannot be imported here: there is no 'no_such_name'"),
+        ("trap_of_the_tests:value", "which is a int"),
+        ("os.system", "malformed 'callable'.*is not of the form"),
+    ],
+)
+def test_trusted_path_that_leads_nowhere(path, message, file, trap, tmp_path):
+    document, tensors = parts_of(file)
+    document["parameters"]["encoder"] = {"callable": path}
+    written = write_parts(tmp_path / "edited.skvae", document, tensors)
+    with pytest.raises(FileFormatError, match=message):
+        skvae.load(written, trusted=[path])
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [3, None, {"strings": [TRAP]}, {"tuple": [TRAP]}, {"float": "nan"}, "no path", {"dict": {}}],
+    ids=json.dumps,
+)
+def test_factory_that_is_none_gives_no_model(factory, trap, tmp_path):
+    skvae.save(own_vae().fit(factor_rows(60)), tmp_path / "model.skvae")
+    document, tensors = parts_of(tmp_path / "model.skvae")
+    document["fitted"]["encoder_"]["parameters"]["factory"] = factory
+    path = write_parts(tmp_path / "edited.skvae", document, tensors)
+    with pytest.raises(FileFormatError):
+        skvae.load(path, trusted=[OWN_MODULE, "no path"])
+    assert not trap.exists()
 
 
 # -- refusals -------------------------------------------------------------------------------------

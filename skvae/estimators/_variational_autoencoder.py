@@ -44,8 +44,9 @@ class VariationalAutoencoder(LatentVariableEstimator):
     activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
         Activation of the hidden layers. Used where `encoder` or `decoder` is None.
     encoder, decoder : network component or None, default=None
-        Architecture, for instance :class:`~skvae.networks.MLP`; None means an MLP of
-        `hidden_layer_sizes` and `activation`.
+        Architecture, for instance :class:`~skvae.networks.MLP` or, for images,
+        :class:`~skvae.networks.Convolutional`; None means an MLP of `hidden_layer_sizes` and
+        `activation`.
     likelihood : {"gaussian", "bernoulli", "poisson"} or likelihood component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and

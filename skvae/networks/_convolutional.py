@@ -62,11 +62,9 @@ class Convolutional(Network, shorthand="convolutional"):
     >>> from skvae import VariationalAutoencoder
     >>> from skvae.networks import Convolutional
     >>> network = Convolutional(image_shape=(8, 8), n_channels=(8, 16))
-    >>> vae = VariationalAutoencoder(
-    ...     10, encoder=network, decoder=network, max_iter=2, early_stopping=False, random_state=0
-    ... )
+    >>> vae = VariationalAutoencoder(10, encoder=network, decoder=network, random_state=0)
     >>> X = load_digits().images.reshape(-1, 64)
-    >>> vae.fit_transform(X).shape
+    >>> vae.partial_fit(X).transform(X).shape  # one pass over the rows; use fit
     (1797, 10)
     """
 
