@@ -178,7 +178,7 @@ def test_first_entries_of_the_registry_are_the_defaults():
         assert repr(default) == repr(entries[0])
 
 
-@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=repr)
+@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=registry_label)
 def test_checks_are_those_of_factor_analysis(estimator):
     ours = [describe(check) for _, check in estimator_checks_generator(estimator, mark=None)]
     reference = estimator_checks_generator(FactorAnalysis(), mark=None)
@@ -186,7 +186,7 @@ def test_checks_are_those_of_factor_analysis(estimator):
     assert len(ours) >= 47
 
 
-@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=repr)
+@pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=registry_label)
 def test_tags_are_those_of_factor_analysis(estimator):
     """So that no tag silences a check."""
     expected = get_tags(FactorAnalysis())
