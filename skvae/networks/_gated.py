@@ -51,7 +51,9 @@ class GatedMLP(Network, shorthand="gated"):
     >>> from skvae import VariationalAutoencoder
     >>> from skvae.networks import GatedMLP
     >>> network = GatedMLP(hidden_layer_sizes=(32,))
-    >>> vae = VariationalAutoencoder(encoder=network, decoder=network, random_state=0)
+    >>> vae = VariationalAutoencoder(
+    ...     encoder=network, decoder=network, n_iter_no_change=10, random_state=0
+    ... )
     >>> vae.fit_transform(load_iris().data).shape
     (150, 2)
     """

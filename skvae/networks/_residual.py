@@ -57,7 +57,9 @@ class ResidualMLP(Network, shorthand="residual"):
     >>> from skvae import VariationalAutoencoder
     >>> from skvae.networks import ResidualMLP
     >>> network = ResidualMLP(width=32, n_blocks=3)
-    >>> vae = VariationalAutoencoder(encoder=network, decoder=network, random_state=0)
+    >>> vae = VariationalAutoencoder(
+    ...     encoder=network, decoder=network, n_iter_no_change=10, random_state=0
+    ... )
     >>> vae.fit_transform(load_iris().data).shape
     (150, 2)
     """

@@ -69,7 +69,7 @@ class TorchNetwork(Network, shorthand="torch"):
     ...         nn.Linear(width, n_outputs),
     ...     )
     >>> encoder = TorchNetwork(factory=normalised, parameters={"width": 32})
-    >>> vae = VariationalAutoencoder(encoder=encoder, random_state=0)
+    >>> vae = VariationalAutoencoder(encoder=encoder, n_iter_no_change=10, random_state=0)
     >>> vae.fit_transform(load_iris().data).shape
     (150, 2)
     """

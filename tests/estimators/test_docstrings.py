@@ -74,6 +74,8 @@ def test_attributes_are_those_of_a_fitted_estimator(likelihood, n_components):
     if likelihood == "bernoulli":
         assert "noise_variance_" not in fitted
         documented.remove("noise_variance_")
+    assert "weight_scales_" not in fitted  # all weights are certain
+    documented.remove("weight_scales_")
     assert fitted == documented
     # Nothing public beside parameters and attributes.
     public = {name for name in vars(vae) if not name.startswith("_")}
@@ -81,7 +83,8 @@ def test_attributes_are_those_of_a_fitted_estimator(likelihood, n_components):
 
 
 def test_types_of_attributes_are_as_documented():
-    vae = small_vae().fit(factor_rows())
+    uncertain = {"alpha": 1.0, "weight_posterior": "gaussian", "init": "random"}
+    vae = small_vae(**uncertain).fit(factor_rows())
     for names, kind in sections(VariationalAutoencoder)["Attributes"]:
         for name in names:
             if name == "feature_names_in_":
