@@ -51,8 +51,7 @@ from torch import nn
 from skvae import VariationalAutoencoder
 from skvae._core._products import products_into
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
-from skvae.networks import MLP
-from skvae.networks._base import NetworkHead
+from skvae.networks import MLP, Network, TorchNetwork
 from skvae.solvers import Adam
 
 JUDGED_ROWS = 5000
@@ -76,48 +75,15 @@ class Workload:
         return -(-len(self.X) // self.batch_size)
 
 
-class UsersHead(NetworkHead):
-    """The same network as a user would write it, of torch's own layers."""
-
-    def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(n_inputs, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_outputs)
-        )
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.layers(inputs)
-
-    def start_at(self, outputs: torch.Tensor) -> None:
-        with torch.no_grad():
-            self.layers[-1].bias.add_(outputs)
-
-
-class UsersNetwork(MLP):
-    """Network of a user, whose gradient skvae does not know."""
-
-    def build(self, n_inputs, n_outputs, *, n_location_outputs, dtype, generator):
-        head = UsersHead(n_inputs, *self.hidden_layer_sizes, n_outputs).to(dtype)
-        # Drawn as our own are.
-        drawn = super().build(
-            n_inputs,
-            n_outputs,
-            n_location_outputs=n_location_outputs,
-            dtype=dtype,
-            generator=generator,
-        )
-        with torch.no_grad():
-            for layer, own in zip(head.layers[::2], [*drawn.hidden, drawn.output], strict=True):
-                layer.weight.copy_(own.weight.T)
-                layer.bias.copy_(own.bias)
-        return head
+def users_module(n_inputs: int, n_outputs: int, width: int) -> nn.Module:
+    """The same network as a user would write it."""
+    return nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, n_outputs))
 
 
 class Skvae:
     """The public estimator."""
 
     name = "skvae"
-    network = MLP
     linear_path = False
     precision = "highest"
 
@@ -128,9 +94,13 @@ class Skvae:
     def forget(self) -> None:
         """Each fit begins anew."""
 
+    def network(self) -> Network:
+        """Encoder and decoder."""
+        return MLP(hidden_layer_sizes=(self.work.n_hidden,), linear_path=self.linear_path)
+
     def fit(self, n_epochs: int) -> None:
         work = self.work
-        network = self.network(hidden_layer_sizes=(work.n_hidden,), linear_path=self.linear_path)
+        network = self.network()
         if work.likelihood == "bernoulli":
             likelihood = BernoulliLikelihood(soft=True)
         else:
@@ -175,7 +145,10 @@ class SkvaeDefault(Skvae):
 
 class SkvaeUsers(Skvae):
     name = "skvae, own network"
-    network = UsersNetwork
+
+    def network(self) -> Network:
+        parameters = {"width": self.work.n_hidden}
+        return TorchNetwork(factory=users_module, parameters=parameters, linear_path=False)
 
 
 class Products:

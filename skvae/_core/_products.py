@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 
 # Multiplications from which oneDNN is quicker, although its call takes about 10 microseconds.
 FEWEST_MULTIPLICATIONS = 1_500_000
+# The same where torch is to find the gradient, through two calls of Python more.
+FEWEST_WITH_GRADIENT = 6_000_000
 
 
 @cache
@@ -105,9 +107,10 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     bias : Tensor of shape (n_outputs,) or None, default=None
     """
     if _goes_to_one_dnn(inputs, weight):
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return _product(inputs, weight, bias)
+        if inputs.shape[0] * weight.numel() >= FEWEST_WITH_GRADIENT:
             return _Affine.apply(inputs, weight, bias)
-        return _product(inputs, weight, bias)
     return inputs @ weight if bias is None else torch.addmm(bias, inputs, weight)
 
 

@@ -154,8 +154,15 @@ class Trainer(TrainingLoop):
         )
 
     def resume(self, state: TrainerState) -> None:
-        """Go on from the state of another trainer of the same model."""
+        """Go on from the state of another trainer of the same model.
+
+        Moments that are not those of this trainer's parameters begin anew: weights may have become
+        uncertain since, or certain.
+        """
         carried = self.step.state()[len(self.step.weights()) :]
+        if [t.shape for t in carried] != [t.shape for t in state.tensors]:
+            self.n_epochs = state.n_epochs
+            return
         for target, value in zip(carried, state.tensors, strict=True):
             target.copy_(value)
         self.learning_rate.plateau.fill_(self._rate * state.rate_factor)

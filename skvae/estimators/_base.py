@@ -34,8 +34,9 @@ CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
 # Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
 REFINEMENT_DRAWS = 32
-# Draws of uncertain weights for a score, and for each chunk of sampled rows.
-WEIGHT_DRAWS = 10
+# Draws of uncertain weights for each chunk of sampled rows. For a score there are a tenth as many as
+# of z, between these two numbers.
+WEIGHT_DRAWS, MAX_WEIGHT_DRAWS = 10, 200
 
 
 class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound):
@@ -390,7 +391,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
                 seed = Streams(self._seed).derived_seed("weights")
                 generator = torch.Generator().manual_seed(seed)
-                models.extend(self._draw_weights(model, min(WEIGHT_DRAWS, n_draws), generator))
+                n_weights = min(max(n_draws // 10, WEIGHT_DRAWS), MAX_WEIGHT_DRAWS, n_draws)
+                models.extend(self._draw_weights(model, n_weights, generator))
             n_at_once, _ = self._at_once(model, n_draws)
             # Draws of the weights are draws like those of z, some of which fall to each of them.
             by_draw = [n for n, spec in model.noise_spec(1).items() if spec.per == "draw_row"]

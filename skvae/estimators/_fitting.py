@@ -603,15 +603,16 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
                 totals["noise"] = (
                     variance if totals["noise"] is None else totals["noise"] + variance
                 )
-    if totals["kl"] is None:
-        kl_per_component = np.full(model.latent_shape, np.nan)
+    kl_per_component = np.full(model.latent_shape, np.nan)
+    if totals["kl"] is not None:
+        kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
+    if totals["kl"] is None or not prior.kl_may_vanish:
         # What a normal signal of the spread of the means tells beside noise of the variance,
         # whatever the scale that a learned prior has brought z to.
         spread = torch.cat(means).cpu().numpy().var(axis=0)
         noise_variance = totals["variance"].cpu().numpy() / len(source)
         active = 0.5 * np.log1p(spread / noise_variance) > ACTIVE_NATS
     else:
-        kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
         active = kl_per_component > ACTIVE_NATS
     result = {
         "lower_bound_": totals["bound"] / len(source),

@@ -116,7 +116,8 @@ posterior component, default="diagonal"
         model, and ``partial_fit``, train that one only.
     n_score_draws : int, default=100
         Draws of z for each row in ``score_samples`` and ``lower_bound``. With more draws the
-        estimate of the log-likelihood rises towards it; with 1 it is a lower bound.
+        estimate of the log-likelihood rises towards it; with 1 it is a lower bound. With
+        `weight_posterior` a tenth as many draws of the weights are used, 10 to 200.
     refine_steps : int, default=0
         Steps by which the posterior of each row is optimised by itself, started at what the encoder
         says, in ``transform``, ``posterior_moments``, ``sample_posterior``, ``score_samples`` and
@@ -156,7 +157,8 @@ posterior component, default="diagonal"
         Epochs that were run.
     lower_bound_ : float
         Mean of the bound that `objective` names, of the training rows after training, in nats per
-        row.
+        row. With `weight_posterior` it is taken at the mean weights, as all that is judged during
+        training, and is no bound on ``score``.
     lower_bounds_ : list of float
         Mean bound of the training rows during each epoch, in nats per row.
     validation_scores_ : list of float
@@ -167,7 +169,8 @@ posterior component, default="diagonal"
         component tells about a row. 0 means that it is not used. NaN where it has no closed form,
         as with a mixture for a prior.
     active_components_ : ndarray of shape (n_components,)
-        Whether the divergence exceeds 0.01 nats. Where it is NaN it is judged by
+        Whether the divergence exceeds 0.01 nats. Where it is NaN, or no posterior is equal to the
+        prior so that it never vanishes (``prior="laplace"``: 0.05 nats), it is judged by
         ``0.5 * log(1 + s / v)`` with the variance s of the posterior means over the training rows
         and the mean v of the posterior variances.
     model_ : torch.nn.Module

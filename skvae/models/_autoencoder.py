@@ -22,6 +22,8 @@ from skvae.priors._base import Prior, PriorDistribution, PriorHead
 
 # Standard deviation of what the encoder says at first of latent variables that start unused.
 UNUSED_SCALE = 0.01
+# Smallest unit by which the mean of a row's posterior is moved, as a share of itself and 1.
+SMALLEST_REACH = 0.02
 
 
 class Autoencoder(LatentVariableModel):
@@ -73,9 +75,11 @@ class Autoencoder(LatentVariableModel):
     def code_units(self, code: Tensor) -> Tensor:
         units = super().code_units(code)
         if self.posterior_head.mean_is_location:
-            # A step of the mean is measured by what is left open of it.
+            # A step of the mean is measured by what is left open of it. On unusual rows encoders
+            # are far off and sure of it: a share of the mean itself is always within reach.
             n_location = self.posterior_head.n_location_outputs
-            scale = self.posterior_of(code).variance.sqrt()
+            reach = SMALLEST_REACH * (1.0 + code[..., :n_location].abs())
+            scale = torch.maximum(self.posterior_of(code).variance.sqrt(), reach)
             units = torch.cat([scale, units[..., n_location:]], dim=-1)
         return units
 

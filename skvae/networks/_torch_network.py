@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skvae._core._import_path import import_from
+from skvae._core._products import affine
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._layers import OUTPUT_GAIN, LinearPath
 
@@ -122,8 +123,13 @@ class TorchNetwork(Network, shorthand="torch"):
                 )
             # A factory may hand out the same module twice; each network has weights of its own.
             module = copy.deepcopy(module).to(dtype)
+            for layer in module.modules():
+                if type(layer) is nn.Linear:
+                    layer.__class__ = QuickLinear
             # The first call is where lazy layers draw their weights.
             self._try(module, n_inputs, n_outputs, dtype)
+            # Answers to float64 rows are computed in float64.
+            self._try(copy.deepcopy(module).double(), n_inputs, n_outputs, torch.float64)
         head = TorchNetworkHead(
             module,
             n_inputs,
@@ -138,9 +144,22 @@ class TorchNetwork(Network, shorthand="torch"):
     def _try(self, module: nn.Module, n_inputs: int, n_outputs: int, dtype: torch.dtype) -> None:
         """Refuse a module whose outputs are not of the shape that is needed."""
         module.eval()
-        with torch.no_grad():
-            outputs = module(torch.zeros(2, n_inputs, dtype=dtype))
+        try:
+            with torch.no_grad():
+                outputs = module(torch.zeros(2, n_inputs, dtype=dtype))
+        except RuntimeError as error:
+            raise ValueError(
+                f"The module of factory={self.factory!r} failed on rows of shape (2, {n_inputs}) "
+                f"and dtype {dtype} ({str(error).splitlines()[0]}). It must take (n_rows, "
+                f"{n_inputs}) to (n_rows, {n_outputs}) in float32, for training, and in float64, "
+                "for answers: register tensors as buffers, and do not cast in forward."
+            ) from error
         module.train()
+        if isinstance(outputs, Tensor) and outputs.dtype != dtype:
+            raise ValueError(
+                f"The module of factory={self.factory!r} must answer in the dtype of its rows; for "
+                f"{dtype} it gave {outputs.dtype}. Do not cast in forward."
+            )
         if not isinstance(outputs, Tensor) or outputs.shape != (2, n_outputs):
             got = (
                 f"shape {tuple(outputs.shape)}"
@@ -153,8 +172,17 @@ class TorchNetwork(Network, shorthand="torch"):
             )
 
 
+class QuickLinear(nn.Linear):
+    """torch's layer, with the products of rows by the quicker of torch's two libraries."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim != 2:
+            return super().forward(inputs)
+        return affine(inputs, self.weight.mT, self.bias)
+
+
 class Gain(nn.Module):
-    """Factor of each output, learned."""
+    """Factor of each output, learned. A module of its own for its name."""
 
     def __init__(self, n_outputs: int, *, dtype: torch.dtype) -> None:
         super().__init__()
@@ -189,7 +217,7 @@ class TorchNetworkHead(NetworkHead):
 
     def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         rows = inputs if inputs.ndim == 2 else inputs.flatten(0, -2)
-        outputs = self.gain(self.module(rows)) + self.bias
+        outputs = torch.addcmul(self.bias, self.module(rows), self.gain.weight)
         if self.linear_path is not None:
             linear = self.linear_path(rows)
             outputs = outputs + functional.pad(linear, (0, self.n_outputs - linear.shape[1]))

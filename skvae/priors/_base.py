@@ -92,7 +92,15 @@ class PriorHead(nn.Module, ABC):
 
 
 class PriorDistribution(ABC):
-    """p(z), as a value. A prior scores and samples; it draws nothing for the bound's sake."""
+    """p(z), as a value. A prior scores and samples; it draws nothing for the bound's sake.
+
+    Attributes
+    ----------
+    kl_may_vanish : bool
+        Whether a posterior can be equal to it, so that a divergence above 0 tells something.
+    """
+
+    kl_may_vanish: bool = True
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ needs_one_dnn = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=[(1, 200, 150, 120), (3, 200, 150, 120), (1, 7, 5, 3), (2, 4, 0, 3)])
+@pytest.fixture(params=[(1, 400, 150, 120), (3, 400, 150, 120), (1, 7, 5, 3), (2, 4, 0, 3)])
 def operands(request):
     n_models, n_rows, n_inner, n_columns = request.param
     generator = torch.Generator().manual_seed(0)
@@ -73,8 +73,14 @@ def test_large_dense_float32_products_are_handed_over(handed_over):
     a, b = torch.ones(1, 200, 100), torch.ones(1, 100, 120)
     out = torch.empty(1, 200, 120)
     products_into(out, a, b)
-    affine(a[0], b[0])
+    with torch.no_grad():
+        affine(a[0], b[0])
     assert handed_over == [(200, 100, 120)] * 2
+    # A gradient costs calls of its own, which larger products make up for.
+    affine(a[0], b[0])
+    assert len(handed_over) == 2
+    affine(a[0].repeat(5, 1), b[0])
+    assert handed_over.pop() == (1000, 100, 120)
     wide = torch.ones(1, 100, 240)
     products_into(out, a, wide[..., :120])  # a thousand times slower there
     products_into(out.double(), a.double(), b.double())

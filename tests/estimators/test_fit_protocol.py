@@ -898,3 +898,32 @@ def test_inverse_transform_needs_the_right_width(n_columns):
 def test_unfitted_estimator_says_so(ask):
     with pytest.raises(NotFittedError, match="VariationalAutoencoder instance is not fitted yet"):
         ask(small_vae(), factor_rows())
+
+
+@pytest.mark.filterwarnings(STILL_RISING)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("first", [None, "gaussian"])
+def test_weights_may_become_uncertain_or_certain_between_calls(method, first):
+    X = factor_rows(60)
+    vae = small_vae(init="random", alpha=1.0, max_iter=3, warm_start=True)
+    getattr(vae.set_params(weight_posterior=first), method)(X)
+    n_epochs = vae.n_iter_
+    second = "gaussian" if first is None else None
+    getattr(vae.set_params(weight_posterior=second), method)(X)
+    assert vae.n_iter_ > n_epochs and hasattr(vae, "weight_scales_") == (second is not None)
+    assert np.isfinite(vae.score(X))
+
+
+def test_components_collapsed_to_a_prior_that_no_normal_equals_are_not_active():
+    X = np.random.default_rng(0).normal(size=(300, 5))
+    vae = small_vae(
+        prior="laplace",
+        init="random",
+        objective=SGVB(beta=30.0),
+        early_stopping=False,
+        max_iter=150,
+        learning_rate_init=1e-2,
+    )
+    with pytest.warns(PosteriorCollapseWarning):
+        vae.fit(X)
+    assert (vae.kl_per_component_ > 0.04).all() and not vae.active_components_.any()

@@ -104,3 +104,13 @@ def test_estimator_reports_the_gap_and_closes_it():
     np.testing.assert_allclose(draws.mean(0), refined_mean[:3], atol=0.1)
     with pytest.raises(ValueError, match="n_steps must be an integer >= 1"):
         vae.amortization_gap(X, 0)
+
+
+@pytest.mark.filterwarnings(STILL_RISING)
+def test_rows_far_from_all_others_gain_the_most():
+    # There encoders are far off, and sure of it.
+    X = factor_rows(300)
+    vae = VariationalAutoencoder(2, max_iter=30, init="random", random_state=0).fit(X)
+    far = X.mean(0) + 100 * X.std(0) * np.ones((1, X.shape[1]))
+    gap = vae.amortization_gap(np.vstack([X[:50], far]), 100)
+    assert gap[-1] > 50 * gap[:-1].max()

@@ -65,7 +65,7 @@ def test_module_sees_rows_one_by_one_whatever_the_axes():
             return super().forward(inputs)
 
     build(Looks)(rows(2, 4))
-    assert shapes == [(2, 3), (8, 3)]
+    assert shapes == [(2, 3), (2, 3), (8, 3)]
 
 
 @pytest.mark.parametrize("factory", [own_module, "tests.registry:own_module"])
@@ -294,3 +294,55 @@ def test_what_the_author_froze_stays():
     ]
     assert torch.equal(weights[0].fixed.weight, weights[1].fixed.weight)
     assert not torch.equal(weights[0].free.weight, weights[1].free.weight)
+
+
+class ScaledLinear(nn.Linear):
+    """A user's own layer."""
+
+    def forward(self, inputs):
+        return 2.0 * super().forward(inputs)
+
+
+def linear_layers(n_inputs, n_outputs):
+    return nn.Sequential(nn.Linear(n_inputs, 150), nn.Tanh(), ScaledLinear(150, n_outputs))
+
+
+def test_products_of_plain_linear_layers_are_quicker_and_the_same():
+    network = TorchNetwork(factory=linear_layers, linear_path=False)
+    generator = torch.Generator().manual_seed(0)
+    head = network.build(120, 130, n_location_outputs=0, dtype=torch.float32, generator=generator)
+    first, _, second = head.module
+    assert type(first) is not nn.Linear and type(second) is ScaledLinear
+    rows = torch.randn(400, 120, generator=generator, requires_grad=True)
+    slope = torch.randn(400, 150, generator=generator)
+    plain = nn.functional.linear(rows, first.weight, first.bias)
+    torch.testing.assert_close(first(rows), plain, rtol=1e-4, atol=1e-5)
+    parameters = (rows, first.weight, first.bias)
+    own = torch.autograd.grad((first(rows) * slope).sum(), parameters)
+    for one, other in zip(own, torch.autograd.grad((plain * slope).sum(), parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(first(rows[None]), plain[None], rtol=1e-4, atol=1e-5)
+    assert isinstance(pickle.loads(pickle.dumps(head)).module[0], nn.Linear)
+
+
+class Stubborn(nn.Module):
+    """Computes in float32 whatever it is given."""
+
+    def __init__(self, n_inputs, n_outputs, how):
+        super().__init__()
+        self.how, self.layer = how, nn.Linear(n_inputs, n_outputs)
+        self.matrix = torch.eye(n_inputs)
+
+    def forward(self, inputs):
+        if self.how == "constant":
+            return self.layer(inputs @ self.matrix)
+        return self.layer(inputs).float()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("constant", "register tensors as buffers"), ("cast", "Do not cast")]
+)
+def test_module_that_cannot_answer_in_float64_is_refused_before_training(how, said):
+    network = TorchNetwork(factory=Stubborn, parameters={"how": how})
+    with pytest.raises(ValueError, match=said):
+        VariationalAutoencoder(2, encoder=network, decoder=network).fit(np.eye(30))
