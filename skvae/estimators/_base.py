@@ -34,8 +34,8 @@ CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
 # Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
 REFINEMENT_DRAWS = 32
-# Draws of uncertain weights for each chunk of sampled rows. For a score there are a tenth as many as
-# of z, between these two numbers.
+# Draws of uncertain weights for each chunk of sampled rows. A score has a tenth as many as of z,
+# between these two numbers.
 WEIGHT_DRAWS, MAX_WEIGHT_DRAWS = 10, 200
 
 
