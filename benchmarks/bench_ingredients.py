@@ -13,8 +13,9 @@ them at a third and then a tenth of the rate; one cell goes on with 50 draws aft
 The test rows are binarised once. Their negative log-likelihood is estimated with 5,000 draws each;
 its error is that of the mean over rows.
 
-Frey faces (28 × 20, intensities in [0, 1] taken as Gaussian; the last tenth of the film is the test
-set) serve a second comparison of convolutions with perceptrons.
+Frey faces (28 × 20, intensities in [0, 1] taken as Gaussian; a tenth at random is the test set)
+serve a second comparison of convolutions with perceptrons, with a tenth of the rest held out to say
+when to stop: there are few of them.
 
 A finished cell is kept in the file of cells and not run again: an interrupted run goes on.
 """
@@ -140,7 +141,12 @@ def faces_cells() -> dict[str, Callable[[], VariationalAutoencoder]]:
     """One entry for each row of the table of faces."""
     convolutions = Convolutional(image_shape=(28, 20), linear_path=False)
     wide = MLP(hidden_layer_sizes=(262,), activation="relu", linear_path=False)
-    shared = {"n_components": 10, "likelihood": "gaussian"}
+    shared = {
+        "n_components": 10,
+        "likelihood": "gaussian",
+        "early_stopping": True,
+        "n_iter_no_change": 30,
+    }
     return {
         "perceptrons": lambda: perceptrons(encoder=wide, decoder=wide, **shared),
         "convolutions": lambda: perceptrons(encoder=convolutions, decoder=convolutions, **shared),
@@ -227,7 +233,7 @@ def main() -> None:
     ]
     faces = None if args.smoke else load_faces(args)
     if faces is not None:
-        n_training = len(faces) * 9 // 10
+        faces, n_training = rng.permutation(faces), len(faces) * 9 // 10
         jobs += [
             ("Frey faces", name, make, faces[:n_training], faces[n_training:], args.minutes / 3)
             for name, make in faces_cells().items()
