@@ -7,6 +7,8 @@ tensor. Inside ``fit`` its ``build`` makes the head, an ``nn.Module`` with param
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 from skvae._core._sklearn import BaseEstimator
@@ -84,3 +86,16 @@ def resolve(value: str | Component, kind: type[Component], name: str) -> Compone
             f"{known}."
         )
     return value
+
+
+def positive_integers(values: Sequence[int], name: str, meaning: str) -> tuple[int, ...]:
+    """The values of the parameter `name` as a tuple of int.
+
+    Raises
+    ------
+    ValueError
+        If they are anything else than positive integers.
+    """
+    if not all(isinstance(value, Integral) and value >= 1 for value in values):
+        raise ValueError(f"{name} must hold positive integers, {meaning}; got {values!r}.")
+    return tuple(int(value) for value in values)

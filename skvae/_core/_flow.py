@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -39,23 +38,6 @@ def import_zuko(used_by: str) -> Any:
             f"{used_by} needs the package zuko, which is not installed. Install it with: "
             'pip install "skvae[flow]"'
         ) from error
-
-
-def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
-    """Widths of hidden layers as integers.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive integers.
-    """
-    sizes = tuple(hidden_layer_sizes)
-    if not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
-        raise ValueError(
-            "hidden_layer_sizes must hold positive integers, one for each hidden layer; got "
-            f"{hidden_layer_sizes!r}."
-        )
-    return tuple(int(size) for size in sizes)
 
 
 class Flow(nn.Module):

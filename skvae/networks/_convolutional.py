@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skvae._core._component import positive_integers
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._activations import ACTIVATIONS
 from skvae.networks._base import Network
 from skvae.networks._body import BodyHead
-from skvae.networks._layers import GAIN, Linear, positive_integers
+from skvae.networks._layers import GAIN, Linear
 
 # Each convolution halves height and width, rounding up; each transposed one undoes that.
 STRIDE = 2

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skvae._core._component import positive_integers
 from skvae._core._sklearn import Interval
 from skvae.networks._base import Network
 from skvae.networks._body import BodyHead
-from skvae.networks._layers import Linear, dropped, positive_integers
+from skvae.networks._layers import Linear, dropped
 
 # Variance of the weights times the fan-in at which the product of a linear map and a sigmoid has
 # the mean square of its inputs: g E[sigmoid(t)^2] = 1 for t normal with variance g.

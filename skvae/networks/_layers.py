@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -75,16 +73,3 @@ def dropped(hidden: Tensor, noise: Tensor, share: float) -> Tensor:
     share : float
     """
     return torch.where(noise < share, hidden.new_zeros(()), hidden / (1.0 - share))
-
-
-def positive_integers(values: Sequence[int], name: str, meaning: str) -> tuple[int, ...]:
-    """The values of the parameter `name` as a tuple of int.
-
-    Raises
-    ------
-    ValueError
-        If they are anything else than positive integers.
-    """
-    if not all(isinstance(value, Integral) and value >= 1 for value in values):
-        raise ValueError(f"{name} must hold positive integers, {meaning}; got {values!r}.")
-    return tuple(int(value) for value in values)

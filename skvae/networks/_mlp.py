@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skvae._core._component import positive_integers
 from skvae._core._products import add_products_, products_into
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._activations import ACTIVATIONS
@@ -20,7 +21,6 @@ from skvae.networks._layers import (
     Linear,
     LinearPath,
     dropped,
-    positive_integers,
 )
 
 

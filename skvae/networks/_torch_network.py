@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from skvae._core._import_path import import_from
 from skvae._core._products import affine
+from skvae._core._random import MAX_SEED
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._layers import OUTPUT_GAIN, LinearPath
-
-LARGEST_SEED = 2**31 - 1
 
 
 class TorchNetwork(Network, shorthand="torch"):
@@ -112,7 +111,7 @@ class TorchNetwork(Network, shorthand="torch"):
                 "torch.nn.Module, or its import path 'package.module:name'; got factory=None."
             )
         factory = import_from(self.factory) if isinstance(self.factory, str) else self.factory
-        seed = int(torch.randint(LARGEST_SEED, (), generator=generator))
+        seed = int(torch.randint(MAX_SEED, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = factory(n_inputs, n_outputs, **(self.parameters or {}))
@@ -181,17 +180,6 @@ class QuickLinear(nn.Linear):
         return affine(inputs, self.weight.mT, self.bias)
 
 
-class Gain(nn.Module):
-    """Factor of each output, learned. A module of its own for its name."""
-
-    def __init__(self, n_outputs: int, *, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_outputs, dtype=dtype))
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        return self.weight * outputs
-
-
 class TorchNetworkHead(NetworkHead):
     """The module, a gain and a bias for each output, and the linear path where there is one."""
 
@@ -207,7 +195,7 @@ class TorchNetworkHead(NetworkHead):
         super().__init__()
         self.n_outputs = n_outputs
         self.module = module
-        self.gain = Gain(n_outputs, dtype=dtype)
+        self.gain = nn.Parameter(torch.ones(n_outputs, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype))
         self.linear_path = (
             LinearPath(n_inputs, n_location_outputs, bias=False, dtype=dtype)
@@ -217,7 +205,7 @@ class TorchNetworkHead(NetworkHead):
 
     def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         rows = inputs if inputs.ndim == 2 else inputs.flatten(0, -2)
-        outputs = torch.addcmul(self.bias, self.module(rows), self.gain.weight)
+        outputs = torch.addcmul(self.bias, self.module(rows), self.gain)
         if self.linear_path is not None:
             linear = self.linear_path(rows)
             outputs = outputs + functional.pad(linear, (0, self.n_outputs - linear.shape[1]))
@@ -237,7 +225,7 @@ class TorchNetworkHead(NetworkHead):
         with torch.no_grad():
             self.linear_path.weight.copy_(weight)
             # Whatever the module computes, this silences it and leaves it a way back.
-            self.gain.weight.zero_()
+            self.gain.zero_()
             self.bias.copy_(outputs)
 
     def silence_linear_path_(self) -> None:

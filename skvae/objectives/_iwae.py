@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -14,9 +13,10 @@ from torch import Tensor
 from skvae._core._batch import Batch, Clock, StepInputs
 from skvae._core._flat import Stack
 from skvae._core._sklearn import Interval, StrOptions
-from skvae.models import DerivedAutoencoder, can_derive, defines
+from skvae.models import can_derive, defines
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound, GradientStep, Objective
+from skvae.objectives._derived import DerivedStep
 
 
 class IWAE(Objective, shorthand="iwae"):
@@ -118,17 +118,10 @@ class IWAEBound(Bound):
         return super().gradient_step(stack)
 
 
-class DerivedIWAE(GradientStep):
+class DerivedIWAE(DerivedStep):
     """The bound and its gradient without automatic differentiation."""
 
-    needs_features = True
-
-    def __init__(self, bound: IWAEBound, stack: Stack) -> None:
-        self._bound = bound
-        self._chain = DerivedAutoencoder(stack)
-
-    def context(self) -> AbstractContextManager[Any]:
-        return torch.inference_mode()
+    _bound: IWAEBound
 
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
         log_w = self._set_bounds(inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,9 +12,10 @@ from torch import Tensor
 from skvae._core._batch import Batch, Clock, StepInputs
 from skvae._core._flat import Stack
 from skvae._core._sklearn import Interval, StrOptions
-from skvae.models import DerivedAutoencoder, can_derive, defines
+from skvae.models import can_derive, defines
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound, GradientStep, Objective
+from skvae.objectives._derived import DerivedStep
 from skvae.posteriors._base import PosteriorDistribution
 from skvae.priors._base import PriorDistribution
 
@@ -198,18 +198,10 @@ class SGVBBound(Bound):
         return self.beta * (clock.step / self.n_warmup_steps).clamp(max=1.0)
 
 
-class DerivedSGVB(GradientStep):
+class DerivedSGVB(DerivedStep):
     """The bound and its gradient without automatic differentiation."""
 
-    needs_features = True
-
-    def __init__(self, bound: SGVBBound, stack: Stack) -> None:
-        self._bound = bound
-        self._chain = DerivedAutoencoder(stack)
-
-    def context(self) -> AbstractContextManager[Any]:
-        # A tenth of a small step is what torch does in case somebody asks for a gradient.
-        return torch.inference_mode()
+    _bound: SGVBBound
 
     def __call__(self, inputs: StepInputs, clock: Clock) -> None:
         self.bounds(inputs)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import NoiseSpec, evenly_spread_normals
-from skvae._core._flow import FAMILIES, Flow, checked_sizes, import_zuko
+from skvae._core._component import positive_integers
+from skvae._core._flow import FAMILIES, Flow, import_zuko
 from skvae._core._normal import standard_normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
@@ -108,7 +109,9 @@ class FlowPosterior(Posterior, shorthand="flow"):
             If zuko is not installed.
         """
         self.check_parameters()
-        sizes = checked_sizes(self.hidden_layer_sizes)
+        sizes = positive_integers(
+            self.hidden_layer_sizes, "hidden_layer_sizes", "one for each hidden layer"
+        )
         zuko = import_zuko("FlowPosterior (posterior='flow')")
         if n_latent == 0:
             return FlowPosteriorHead(0, 0, None, dtype=dtype)

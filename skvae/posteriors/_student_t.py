@@ -25,8 +25,8 @@ class StudentTPosterior(Posterior, shorthand="student_t"):
     ----------
     df : float, default=5.0
         Degrees of freedom, more than 2, so that there is a variance, and at most 1e6. The larger,
-        the nearer to the normal. Not learned. Below about 2.5 single
-        draws are so far out that scores of a hundred draws are off by tenths of a nat.
+        the nearer to the normal. Not learned. Below about 2.5 single draws are so far out that
+        scores of a hundred draws are off by tenths of a nat.
 
     Notes
     -----

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import NoiseSpec
-from skvae._core._flow import FAMILIES, Flow, checked_sizes, import_zuko
+from skvae._core._component import positive_integers
+from skvae._core._flow import FAMILIES, Flow, import_zuko
 from skvae._core._normal import standard_normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.priors._base import Encode, Prior, PriorDistribution, PriorHead
@@ -89,7 +90,9 @@ class FlowPrior(Prior, shorthand="flow"):
             If zuko is not installed.
         """
         self.check_parameters()
-        sizes = checked_sizes(self.hidden_layer_sizes)
+        sizes = positive_integers(
+            self.hidden_layer_sizes, "hidden_layer_sizes", "one for each hidden layer"
+        )
         zuko = import_zuko("FlowPrior (prior='flow')")
         if n_latent == 0:
             return FlowPriorHead(0, None)

@@ -49,7 +49,7 @@ def test_it_is_the_module_and_a_linear_path():
     expected[:, :2] += x @ head.linear_path.weight
     torch.testing.assert_close(head(x), expected)
     with torch.no_grad():
-        head.gain.weight.fill_(0.5)
+        head.gain.fill_(0.5)
         head.bias.fill_(2.0)
     expected = 0.5 * head.module(x) + 2.0
     expected[:, :2] += x @ head.linear_path.weight
