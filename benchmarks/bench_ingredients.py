@@ -10,6 +10,7 @@ Adam; nothing held out, no linear path) one ingredient at a time is changed:
 
 Each trains for so many minutes of processor time on one thread (``--minutes``), the last fifth of
 them at a third and then a tenth of the rate; one cell goes on with 50 draws after half of its time.
+``--epochs`` compares at equal numbers of epochs instead, in a table of its own.
 The test rows are binarised once. Their negative log-likelihood is estimated with 5,000 draws each;
 its error is that of the mean over rows.
 
@@ -47,10 +48,11 @@ PHASES = ((0.8, 1e-3), (0.1, 3e-4), (0.1, 1e-4))
 
 
 class Budget:
-    """Callback that ends a fit when its processor time is used up."""
+    """Callback that ends a fit when its processor time, or its number of epochs, is used up."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, max_epochs: float) -> None:
         self.end = time.process_time() + seconds
+        self.max_epochs = max_epochs
         self.n_epochs = 0
 
     def setup(self, estimator, context) -> None:
@@ -67,13 +69,17 @@ class Budget:
         if context.task_name != "epoch":
             return False
         self.n_epochs += 1
-        return time.process_time() >= self.end
+        return self.n_epochs >= self.max_epochs or time.process_time() >= self.end
 
 
 def train(
-    model: VariationalAutoencoder, X: np.ndarray, minutes: float, then: dict[str, Any]
+    model: VariationalAutoencoder,
+    X: np.ndarray,
+    minutes: float,
+    max_epochs: float,
+    then: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train for so many minutes of processor time; epochs and minutes taken.
+    """Train for so many minutes of processor time or epochs; epochs and minutes taken.
 
     `then` are parameters to be set for the second half.
     """
@@ -83,7 +89,7 @@ def train(
         phases[0] = (0.5, PHASES[0][1], {})
         phases.insert(1, (PHASES[0][0] - 0.5, PHASES[0][1], then))
     for share, rate, parameters in phases:
-        budget = Budget(60 * minutes * share)
+        budget = Budget(60 * minutes * share, max(1.0, np.rint(max_epochs * share)))
         model.set_params(learning_rate_init=rate, warm_start=True, **parameters)
         model.set_callbacks(budget)
         with warnings.catch_warnings():
@@ -159,10 +165,11 @@ def measure(
     X_test: np.ndarray,
     args: argparse.Namespace,
     minutes: float,
+    max_epochs: float,
     then: dict[str, Any],
 ) -> dict[str, Any]:
     """Train and score a cell."""
-    result = train(model, X, minutes, then)
+    result = train(model, X, minutes, max_epochs, then)
     bound = model.set_params(n_score_draws=100).lower_bound(X_test)
     begin = time.process_time()
     scores = model.set_params(n_score_draws=args.draws).score_samples(X_test)
@@ -211,6 +218,9 @@ def main() -> None:
     options.add_argument(
         "--minutes", type=float, default=15.0, help="processor time of a cell (15)"
     )
+    options.add_argument(
+        "--epochs", type=int, help="train for so many epochs instead, in a table of its own"
+    )
     options.add_argument("--draws", type=int, default=5000, help="draws of z for each test row")
     options.add_argument("--test-rows", type=int, default=5000, help="test rows of images")
     options.add_argument("--only", nargs="*", help="cells whose names contain one of these")
@@ -218,6 +228,9 @@ def main() -> None:
     if args.smoke:
         args.minutes, args.draws, args.test_rows = 0.02, 20, 50
 
+    suffix, max_epochs = "", float("inf")
+    if args.epochs is not None:
+        suffix, args.minutes, max_epochs = f", {args.epochs} epochs", float("inf"), args.epochs
     images = load_images(args)
     rng = np.random.default_rng(0)
     test = (rng.random(images.test.shape) < images.test).astype(np.float32)[: args.test_rows]
@@ -238,11 +251,12 @@ def main() -> None:
             ("Frey faces", name, make, faces[:n_training], faces[n_training:], args.minutes / 3)
             for name, make in faces_cells().items()
         ]
-    for table, name, make, X, X_test, minutes in jobs:
+    for data, name, make, X, X_test, minutes in jobs:
+        table = data + suffix
         key = f"{table}: {name}"
         if key in cells or (args.only and not any(part in key for part in args.only)):
             continue
-        cell = measure(make(), X, X_test, args, minutes, LATER.get(name, {}))
+        cell = measure(make(), X, X_test, args, minutes, max_epochs, LATER.get(name, {}))
         cells[key] = {"key": key, "table": table, "name": name} | cell
         with path.open("a") as file:
             file.write(json.dumps(cells[key]) + "\n")
