@@ -216,7 +216,7 @@ def tight_linear_model(
         scale=0.5 + column,
         minimum=np.full(n_columns, -np.inf),
         maximum=np.full(n_columns, np.inf),
-        n_rows=100,
+        n_observed=np.full(n_columns, 100.0),
     )
     model = build_autoencoder(
         n_latent=n_latent,

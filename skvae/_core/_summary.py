@@ -16,15 +16,17 @@ class ColumnSummary(NamedTuple):
     Attributes
     ----------
     mean, scale, minimum, maximum : ndarray of shape (n_columns,), float64
-        `scale` is the standard deviation (with 1/n), exactly 0 for a constant column.
-    n_rows : int
+        Of the observed entries: those that are not NaN. `scale` is the standard deviation (with
+        1/n), exactly 0 for a constant column. All four are 0 for a column without any.
+    n_observed : ndarray of shape (n_columns,), float64
+        Number of observed entries.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     minimum: np.ndarray
     maximum: np.ndarray
-    n_rows: int
+    n_observed: np.ndarray
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it
@@ -33,39 +35,48 @@ class ColumnSummary(NamedTuple):
     ) -> ColumnSummary:
         """Summary of the rows of `X` (n_rows, n_columns), each entry passed through `transform`.
 
+        NaN stands for a missing entry, and stays one whatever `transform` makes of it.
+
         Deviations are taken from the middle of each column's range and divided by half of it, so
         that neither an offset of 1e8 nor a scale of 1e±300 loses digits or overflows.
         """
         n_rows, n_columns = X.shape
         minimum = np.full(n_columns, np.inf)
         maximum = np.full(n_columns, -np.inf)
+        n_observed = np.full(n_columns, float(n_rows))
         for chunk in _chunks(X, transform):
-            minimum = np.minimum(minimum, chunk.min(axis=0))
-            maximum = np.maximum(maximum, chunk.max(axis=0))
+            n_observed -= np.isnan(chunk).sum(axis=0)
+            minimum = np.fmin(minimum, np.fmin.reduce(chunk, axis=0))
+            maximum = np.fmax(maximum, np.fmax.reduce(chunk, axis=0))
+        minimum[n_observed == 0] = maximum[n_observed == 0] = 0.0
+        some_missing = bool((n_observed < n_rows).any())
         middle = 0.5 * minimum + 0.5 * maximum
         half_range = 0.5 * maximum - 0.5 * minimum
         varies = half_range > 0
         divisor = np.where(varies, half_range, 1.0)
+        divided_by = np.maximum(n_observed, 1.0)
         total = np.zeros(n_columns)
         for chunk in _chunks(X, transform):
-            total += ((chunk - middle) / divisor).sum(axis=0)
-        mean = total / n_rows
+            deviations = (chunk - middle) / divisor
+            total += (np.nansum if some_missing else np.sum)(deviations, axis=0)
+        mean = total / divided_by
         total_square = np.zeros(n_columns)
         for chunk in _chunks(X, transform):
-            total_square += np.square((chunk - middle) / divisor - mean).sum(axis=0)
+            squares = np.square((chunk - middle) / divisor - mean)
+            total_square += (np.nansum if some_missing else np.sum)(squares, axis=0)
         return cls(
             mean=np.where(varies, middle + half_range * mean, minimum),
-            scale=half_range * np.sqrt(total_square / n_rows),
+            scale=half_range * np.sqrt(total_square / divided_by),
             minimum=minimum,
             maximum=maximum,
-            n_rows=n_rows,
+            n_observed=n_observed,
         )
 
     @classmethod
     def blank(cls, n_columns: int) -> ColumnSummary:
         """Summary of no data, for a head whose state is loaded afterwards."""
         zeros, ones = np.zeros(n_columns), np.ones(n_columns)
-        return cls(zeros, ones, -ones, ones, 0)
+        return cls(zeros, ones, -ones, ones, zeros)
 
 
 def _chunks(
@@ -78,4 +89,7 @@ def _chunks(
         chunk = X[start : start + step]
         # The order of memory decides the order of a sum: rows from a DataFrame (stored by column)
         # are to have the moments of the same rows in an array, bit for bit.
-        yield (chunk if transform is None else transform(chunk)).astype(np.float64, order="C")
+        out = (chunk if transform is None else transform(chunk)).astype(np.float64, order="C")
+        if transform is not None and chunk.dtype.kind == "f":
+            out[np.isnan(chunk)] = np.nan
+        yield out

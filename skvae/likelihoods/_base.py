@@ -77,7 +77,10 @@ class Likelihood(Component, ABC, kind="likelihood"):
         return ColumnSummary.of(X)
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
-        """Entries of `X` outside the support, as booleans of its shape; None if none can be."""
+        """Entries of `X` outside the support, as booleans of its shape; None if none can be.
+
+        What it says of NaN does not matter: missing entries are never outside.
+        """
         return None
 
     def support_hint(self) -> tuple[str, str]:
@@ -99,6 +102,8 @@ class Likelihood(Component, ABC, kind="likelihood"):
             bad = self.invalid(chunk)
             if bad is None:
                 return
+            if chunk.dtype.kind == "f":
+                bad = bad & ~np.isnan(chunk)
             if not bad.any():
                 continue
             row, column = np.argwhere(bad)[0]
@@ -138,7 +143,13 @@ class ObservationHead(nn.Module, ABC):
         logits, log-rates) and receive the decoder's linear path.
     n_location_outputs : int
     n_features : int
-        Width of what the encoder reads.
+        Width of what the encoder reads. Where there is a linear start, one for each location
+        output.
+    column_of_feature : Tensor of shape (n_features,), integer, or None
+        The column that each feature is made of, and each location output belongs to; None where
+        there is one of each for every column, in their order.
+    placeholder : float or Tensor of shape (n_columns,)
+        Value within the support, in the units of the head, that stands for missing entries.
     float64_buffers : tuple of str
         Names of buffers that stay in float64 whatever the dtype of the module: float32 has no
         digits left for a location of 1e8 and a scale of 1.
@@ -153,6 +164,8 @@ class ObservationHead(nn.Module, ABC):
     n_outputs: int
     n_location_outputs: int
     n_features: int
+    column_of_feature: Tensor | None = None
+    placeholder: float | Tensor = 0.0
     float64_buffers: tuple[str, ...] = ()
     hand_derived: bool = False
     n_noise_directions: int = 1

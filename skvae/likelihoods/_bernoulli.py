@@ -139,7 +139,7 @@ class BernoulliHead(ObservationHead):
         self.dynamic = dynamic
         # Half a one and half a zero are added (Jeffreys' prior): a pixel that was never on in
         # training must not give a test row with that pixel on a likelihood of zero.
-        frequency = (summary.n_rows * summary.mean + 0.5) / (summary.n_rows + 1.0)
+        frequency = (summary.n_observed * summary.mean + 0.5) / (summary.n_observed + 1.0)
         self.register_buffer("frequency", torch.tensor(frequency, dtype=dtype))
 
     def standardize(self, x: Tensor) -> Tensor:

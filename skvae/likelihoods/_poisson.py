@@ -70,7 +70,7 @@ class PoissonHead(ObservationHead):
         self.n_columns = self.n_outputs = len(summary.mean)
         self.n_location_outputs = self.n_features = self.n_columns
         # Half a count in one more row: a column of zeros keeps a finite log-rate.
-        rate = (summary.n_rows * summary.mean + 0.5) / (summary.n_rows + 1.0)
+        rate = (summary.n_observed * summary.mean + 0.5) / (summary.n_observed + 1.0)
         self.register_buffer("log_mean", torch.tensor(np.log(rate), dtype=dtype))
         deviation = np.sqrt(np.maximum(summary.scale**2, rate))
         self.register_buffer("deviation", torch.tensor(deviation, dtype=dtype))

@@ -17,7 +17,7 @@ def assert_moments(summary, X, rtol=1e-12):
     np.testing.assert_allclose(summary.scale, X.std(axis=0), rtol=rtol)
     np.testing.assert_array_equal(summary.minimum, X.min(axis=0))
     np.testing.assert_array_equal(summary.maximum, X.max(axis=0))
-    assert summary.n_rows == len(X)
+    np.testing.assert_array_equal(summary.n_observed, len(X))
     assert summary.mean.dtype == summary.scale.dtype == np.float64
 
 
@@ -74,9 +74,9 @@ def test_values_are_transformed_first():
     assert_moments(summary, (X > 0).astype(np.float64))
 
 
-def test_nan_and_infinity_show_without_a_warning():
+def test_infinity_shows_without_a_warning():
     rows = X.copy()
-    rows[3, 0], rows[4, 1] = np.nan, np.inf
+    rows[3, 0], rows[4, 1] = np.inf, -np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         summary = ColumnSummary.of(rows)
@@ -84,7 +84,33 @@ def test_nan_and_infinity_show_without_a_warning():
     np.testing.assert_array_equal(finite, [False, False, True, True])
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 8 * 2**20])
+def test_missing_entries_are_left_out(monkeypatch, chunk_bytes):
+    monkeypatch.setattr(_summary, "CHUNK_BYTES", chunk_bytes)
+    rows = X.copy()
+    rows[RNG.random(X.shape) < 0.3] = np.nan
+    rows[:, 3] = np.nan
+    summary = ColumnSummary.of(rows)
+    for j in range(3):
+        observed = rows[~np.isnan(rows[:, j]), j]
+        np.testing.assert_allclose(summary.mean[j], observed.mean(), rtol=1e-12)
+        np.testing.assert_allclose(summary.scale[j], observed.std(), rtol=1e-12)
+        assert (summary.minimum[j], summary.maximum[j]) == (observed.min(), observed.max())
+    np.testing.assert_array_equal(summary.n_observed, (~np.isnan(rows)).sum(axis=0))
+    # Nothing is known of a column that was never observed.
+    assert all(values[3] == 0.0 for values in summary)
+
+
+def test_missing_entries_stay_missing_when_transformed():
+    rows = X.copy()
+    rows[::3] = np.nan
+    transformed = ColumnSummary.of(rows, lambda x: x > 0)
+    complete = ColumnSummary.of(np.delete(X, np.s_[::3], axis=0), lambda x: x > 0)
+    np.testing.assert_allclose(transformed.mean, complete.mean)
+    np.testing.assert_array_equal(transformed.n_observed, complete.n_observed)
+
+
 def test_blank_is_a_summary_of_no_rows():
     blank = ColumnSummary.blank(3)
-    assert blank.n_rows == 0
+    assert not blank.n_observed.any()
     assert all(v.shape == (3,) for v in blank[:4])

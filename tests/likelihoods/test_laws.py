@@ -375,7 +375,7 @@ def test_rows_in_the_support_are_accepted(case):
 @bounded
 def test_support_errors_name_column_and_value(case):
     support = case.rows
-    bad = [support.low - 37.5, support.high + 37.5, np.nan]
+    bad = [support.low - 37.5, support.high + 37.5]
     if support.discrete:
         bad.append(support.low + 0.25)
     for value in [v for v in bad if not np.isinf(v)]:
@@ -392,6 +392,13 @@ def test_support_errors_name_column_and_value(case):
         assert str(error.value).startswith("likelihood=")
         assert case.component.support_hint()[0] in str(error.value)
         assert str(error.value).endswith(case.component.support_hint()[1])
+
+
+@every_likelihood
+def test_missing_entries_are_within_every_support(case):
+    X = make_rows(case)
+    X[5, 1] = np.nan
+    case.component.check_support(X)
 
 
 @of_x
