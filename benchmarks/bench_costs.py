@@ -47,6 +47,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from skvae import VariationalAutoencoder
+from skvae._core._batch import Batch
 from skvae._core._products import products_into
 from skvae.engine import TrainingStep
 from skvae.engine._chunk import Chunk
@@ -234,8 +235,10 @@ def side_by_side(args: argparse.Namespace) -> list[dict]:
         ]
         rate = LearningRate(1e-3, 0, 0, torch.device("cpu"))
         step = TrainingStep(models, SGVB().build(1000), Adam(), rate)
-        chunk = Chunk(models, 64, n_draws=1, n_steps=8, n_rows=64, with_features=True)
-        chunk.x.copy_(torch.rand(chunk.x.shape))
+        chunk = Chunk(
+            models, Batch(torch.empty(1, 64)), n_draws=1, n_steps=8, n_rows=64, with_features=True
+        )
+        chunk.rows.x.copy_(torch.rand(chunk.rows.x.shape))
         chunk.prepare(chunk.n_steps, torch.Generator())
 
         def some(step: TrainingStep = step, chunk: Chunk = chunk) -> None:

@@ -7,8 +7,8 @@ it and passes it in, and a step is then a deterministic, fixed-shape function of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Batch(NamedTuple):
     noise : mapping of str to Tensor or None
         The noise of the step, for parts that need some beside the draws of z (dropout); None means
         that they do without.
+    factors : Tensor of shape (n_rows, n_factors) or None
+        What a linear model expects of the latent variables given what is observed, by which the
+        encoder reads missing entries; None means that it is not known yet.
     """
 
     x: Tensor
@@ -42,6 +45,14 @@ class Batch(NamedTuple):
     label: Tensor | None = None
     weight: Tensor | None = None
     noise: Mapping[str, Tensor] | None = None
+    factors: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with a function of each of its tensors, noise excepted, in their place."""
+        own: dict[str, Any] = {
+            name: function(t) for name, t in self._asdict().items() if isinstance(t, Tensor)
+        }
+        return self._replace(**own)
 
 
 class StepInputs(NamedTuple):
@@ -62,6 +73,10 @@ class StepInputs(NamedTuple):
         As the models declare, with the axis of the models first.
     bounds : Tensor of shape (n_models, n_rows)
         Where the bounds of the rows before the step go.
+    factors : Tensor of shape (n_models, n_rows, n_factors) or None
+        As in `Batch`.
+    change : Tensor of shape (n_models, n_rows, n_code) or None
+        What comes to the encoders' outputs where entries are missing; given with `features`.
     """
 
     x: Tensor
@@ -70,11 +85,14 @@ class StepInputs(NamedTuple):
     share: Tensor
     noise: Mapping[str, Tensor]
     bounds: Tensor
+    factors: Tensor | None = None
+    change: Tensor | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
         mask = None if self.mask is None else self.mask[i]
-        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0])
+        factors = None if self.factors is None else self.factors[i]
+        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0], factors=factors)
         return batch, {name: t[i] for name, t in self.noise.items()}
 
 

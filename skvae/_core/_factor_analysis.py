@@ -18,6 +18,8 @@ EM_TOLERANCE = 1e-7
 LONGEST_EXTRAPOLATION = 1e8
 # Cycles after which the best of several starts is chosen and followed to the end.
 TRIAL_CYCLES = 20
+# Cycles from a given start.
+FEW_CYCLES = 5
 # Up to this many columns all eigenvectors are computed; a subspace iteration finds the leading ones
 # of more.
 DENSE_COLUMNS = 512
@@ -39,11 +41,15 @@ class SecondMoments(NamedTuple):
         Diagonal of S.
     max_cycles : int
         Most cycles that an iteration may take, each of a few products.
+    mean : ndarray of shape (n_columns,) or None
+        Where entries are missing, the mean is not that of the observed ones: here it is, and S are
+        the moments about it.
     """
 
     times: Callable[[np.ndarray], np.ndarray]
     diagonal: np.ndarray
     max_cycles: int = 300
+    mean: np.ndarray | None = None
 
 
 class Factors(NamedTuple):
@@ -61,7 +67,14 @@ class Factors(NamedTuple):
     noise: np.ndarray
 
 
-def factor_analysis(moments: SecondMoments, n_factors: int, *, floor: float, seed: int) -> Factors:
+def factor_analysis(
+    moments: SecondMoments,
+    n_factors: int,
+    *,
+    floor: float,
+    seed: int = 0,
+    start: Factors | None = None,
+) -> Factors:
     """Maximum-likelihood factor analysis.
 
     Expectation maximisation (Rubin and Thayer, 1982) on loadings and log-variances, each cycle
@@ -75,8 +88,10 @@ def factor_analysis(moments: SecondMoments, n_factors: int, *, floor: float, see
         At least 1.
     floor : float
         Smallest noise variance, as a share of the diagonal.
-    seed : int
+    seed : int, default=0
         For the random subspace from which the start is found.
+    start : Factors or None, default=None
+        Where to start, and to take a few steps only: the moments are about to change.
 
     References
     ----------
@@ -86,6 +101,10 @@ def factor_analysis(moments: SecondMoments, n_factors: int, *, floor: float, see
     the convergence of any EM algorithm. Scandinavian Journal of Statistics 35.
     """
     em = _ExpectationMaximisation(moments, floor)
+    if start is not None:
+        theta = em.bounded(np.column_stack([start.loadings, np.log(start.noise)]))
+        _, theta = _accelerated(em, theta, FEW_CYCLES)
+        return rotated(theta[:, :-1], np.exp(theta[:, -1]))
     rng = np.random.default_rng(seed)
     # The likelihood has local optima at which one column takes a factor for itself. Starting from
     # noise that is all of the variance, and from little noise, finds different ones.
@@ -192,7 +211,7 @@ class _ExpectationMaximisation:
     """EM for factor analysis; a state is one array, loadings and then log-variances."""
 
     def __init__(self, moments: SecondMoments, floor: float) -> None:
-        self.times, self.diagonal, _ = moments
+        self.times, self.diagonal = moments.times, moments.diagonal
         self.low, self.high = np.log(floor * self.diagonal), np.log(self.diagonal)
 
     def start(self, n_factors: int, share: float, rng: np.random.Generator) -> np.ndarray:

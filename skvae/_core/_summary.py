@@ -20,6 +20,8 @@ class ColumnSummary(NamedTuple):
         1/n), exactly 0 for a constant column. All four are 0 for a column without any.
     n_observed : ndarray of shape (n_columns,), float64
         Number of observed entries.
+    has_missing : bool
+        Whether there are missing entries to learn from.
     """
 
     mean: np.ndarray
@@ -27,6 +29,7 @@ class ColumnSummary(NamedTuple):
     minimum: np.ndarray
     maximum: np.ndarray
     n_observed: np.ndarray
+    has_missing: bool = False
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it
@@ -70,6 +73,7 @@ class ColumnSummary(NamedTuple):
             minimum=minimum,
             maximum=maximum,
             n_observed=n_observed,
+            has_missing=some_missing,
         )
 
     @classmethod

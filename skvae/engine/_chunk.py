@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from skvae._core._batch import NoiseSpec, StepInputs
+from skvae._core._batch import Batch, NoiseSpec, StepInputs
 from skvae.models._base import LatentVariableModel
 
 # Of the rows and noise of one chunk: it stays in the last-level cache.
@@ -25,6 +25,8 @@ class Chunk:
     Parameters
     ----------
     models : sequence of LatentVariableModel
+    like : Batch
+        Rows of the kind that are to be filled in: they may have masks and factors.
     n_draws : int
         Draws of z of a step.
     n_steps : int
@@ -40,10 +42,9 @@ class Chunk:
     Attributes
     ----------
     n_steps : int
-    x : Tensor of shape (n_models, n_steps, n_rows, n_columns)
-        To be filled in.
-    weight : Tensor of shape (n_models, n_steps, n_rows)
-        1 on rows, 0 on padding; to be changed where it is not all ones.
+    rows : Batch of tensors of shape (n_models, n_steps, n_rows, ...)
+        To be filled in: rows, masks and factors; weights, 1 on rows and 0 on padding, where they
+        are not all ones.
     steps : list of StepInputs
         Views of the memory, one for each step.
     """
@@ -51,7 +52,7 @@ class Chunk:
     def __init__(
         self,
         models: Sequence[LatentVariableModel],
-        n_columns: int,
+        like: Batch,
         *,
         n_draws: int,
         n_steps: int,
@@ -65,37 +66,50 @@ class Chunk:
             further_noise or {}
         )
         shapes = {name: spec.full_shape(n_rows) for name, spec in self._specs.items()}
-        entries = n_rows * n_columns + sum(torch.Size(s).numel() for s in shapes.values())
+        given = {n: t.shape[-1] for n, t in like._asdict().items() if isinstance(t, Tensor)}
+        entries = n_rows * sum(given.values()) + sum(torch.Size(s).numel() for s in shapes.values())
         fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))
         self.n_steps = n_steps = max(1, min(n_steps, fitting, MAX_STEPS))
 
         def empty(*shape: int) -> Tensor:
             return first.detach().new_empty(len(models), n_steps, *shape)
 
-        self.x = empty(n_rows, n_columns)
-        self.weight = empty(n_rows).fill_(1.0)
+        weight = empty(n_rows).fill_(1.0)
+        memory = {name: empty(n_rows, width) for name, width in given.items()}
+        self.rows = Batch(**memory, weight=weight)
         self._share = empty(n_rows, 1)
         self._bounds = empty(n_rows)
         self._noise = {name: empty(*shape) for name, shape in shapes.items()}
         self._features: Tensor | None = None
+        self._change: Tensor | None = None
         if with_features:
-            heads = [model.observation_head for model in models]
-            self._heads = heads
+            probe, mask = self.rows_of(0, 0)[:2]
+            features, change = models[0].read(Batch(probe, mask))
             # Most heads read the rows themselves: the same memory serves both.
-            probe = self.x[0, 0]
-            self._same = heads[0].features(probe, None) is probe
-            self._features = self.x if self._same else empty(n_rows, heads[0].n_features)
+            self._same = features is probe
+            self._features = self.rows.x if self._same else empty(*features.shape)
+            self._change = None if change is None else empty(*change.shape)
+
+        def part(t: Tensor | None, i: int) -> Tensor | None:
+            return None if t is None else t[:, i]
+
         self.steps = [
             StepInputs(
-                self.x[:, i],
-                None if self._features is None else self._features[:, i],
-                None,
+                self.rows.x[:, i],
+                part(self._features, i),
+                part(self.rows.mask, i),
                 self._share[:, i],
                 {name: t[:, i] for name, t in self._noise.items()},
                 self._bounds[:, i],
+                part(self.rows.factors, i),
+                part(self._change, i),
             )
             for i in range(n_steps)
         ]
+
+    def rows_of(self, model: int, steps: int | slice = slice(None)) -> Batch:
+        """Rows of one of the models at some steps, all of them unless told otherwise."""
+        return self.rows.map(lambda t: t[model, steps])
 
     def prepare(self, n_steps: int, generator: torch.Generator) -> None:
         """Draw noise for the first `n_steps` steps, whose rows are in place."""
@@ -106,22 +120,25 @@ class Chunk:
                 part.normal_(generator=generator)
             else:
                 part.uniform_(generator=generator)
-        weight = self.weight[:, now]
+        weight = self.rows.weight[:, now]
         # A model that has no rows in a step has no gradient, rather than 0 / 0.
         n_rows = weight.sum(2, keepdim=True).clamp(min=1.0)
         torch.div(weight, -n_rows, out=self._share[:, now, :, 0])
         if self._features is None:
             return
-        for i, head in enumerate(self._heads):
-            x = self.x[i, now]
+        for i, model in enumerate(self._models):
+            rows = self.rows_of(i, now)
             noise = {name: t[i, now] for name, t in self._noise.items()}
-            observed = head.observe(x, noise)
-            if observed is not x:
-                x.copy_(observed)
+            observed = model.observation_head.observe(rows.x, noise)
+            if observed is not rows.x:
+                rows.x.copy_(observed)
             if not self._same:
-                self._features[i, now] = head.features(x, None)
+                features, change = model.read(rows)
+                self._features[i, now] = features
+                if change is not None:
+                    self._change[i, now] = change
 
     def total(self, n_steps: int) -> Tensor:
         """Sums of the bounds of the rows of the first `n_steps` steps, (n_models,), float64."""
         now = slice(0, n_steps)
-        return (self.weight[:, now] * self._bounds[:, now]).sum((1, 2), dtype=torch.float64)
+        return (self.rows.weight[:, now] * self._bounds[:, now]).sum((1, 2), dtype=torch.float64)

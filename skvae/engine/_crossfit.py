@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._core._batch import Batch
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
@@ -106,7 +107,7 @@ class CrossFit(TrainingLoop):
         self._run = runner_for(self.step, plan.n_steps(n_rows))
         self.clock = self.step.clock
         self._plan = plan
-        self._x = torch.stack([rows.slice(0, n_rows) for rows in data])
+        self._rows = _stacked([rows.slice(0, n_rows) for rows in data])
         self._chunk = self._chunk_for(models, bound.n_draws, size, self._n_steps)
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
@@ -120,8 +121,8 @@ class CrossFit(TrainingLoop):
         self._judges = bound.gradient_step(self.step.flat.stack.some(judges))
         n_draws = evaluation_draws(bound, n_rows)
         self._held_out_rows = self._chunk_for(models[judges], n_draws, width)
-        for own, x, rows in zip(self._held_out_rows.x, self._x[judges], index, strict=True):
-            own[0] = x[rows]
+        for i, rows in enumerate(index):
+            _copy(self._held_out_rows.rows_of(i, 0), self._rows_of(n_restarts + i), rows)
         self._held_out_rows.prepare(1, streams.generator("validation", device))
 
     def _chunk_for(
@@ -130,13 +131,17 @@ class CrossFit(TrainingLoop):
         """Memory for the rows of some steps, or of one that is not trained on."""
         return Chunk(
             models,
-            self._x.shape[2],
+            self._rows,
             n_draws=n_draws,
             n_steps=n_steps,
             n_rows=n_rows,
             with_features=self.step.gradient.needs_features,
             further_noise=self.step.noise_spec(),
         )
+
+    def _rows_of(self, model: int) -> Batch:
+        """All rows, as one of the models standardises them."""
+        return self._rows.map(lambda t: t[model])
 
     def train(self, observer: Observer | None = None) -> TrainingResult:
         """Train the models in place; `model` is then in the state that is kept."""
@@ -151,7 +156,7 @@ class CrossFit(TrainingLoop):
         return self.models[self.leader]
 
     def _epoch(self) -> float:
-        chunk, device = self._chunk, self._x.device
+        chunk, device = self._chunk, self._rows.x.device
         order = torch.stack(
             [
                 members[torch.randperm(len(members), generator=self._rows_generator)][slots]
@@ -162,9 +167,9 @@ class CrossFit(TrainingLoop):
         for start in range(0, self._n_steps, chunk.n_steps):
             index = order[:, start : start + chunk.n_steps]
             n_steps = index.shape[1]
-            for own, x, rows in zip(chunk.x, self._x, index, strict=True):
-                own[:n_steps] = x[rows]
-            chunk.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
+            for i, rows in enumerate(index):
+                _copy(chunk.rows_of(i, slice(0, n_steps)), self._rows_of(i), rows)
+            chunk.rows.weight[:, :n_steps] = self._weights[:, start : start + n_steps]
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
             total += chunk.total(n_steps)[self.leader]
@@ -178,10 +183,24 @@ class CrossFit(TrainingLoop):
 
     def _training_bound(self) -> float:
         stack = self.step.flat.stack.some(slice(self.leader, self.leader + 1))
-        chunk = self._chunk_for([self.model], self._bound.draws_per_value, self._x.shape[1])
-        chunk.x[0, 0] = self._x[self.leader]
+        chunk = self._chunk_for([self.model], self._bound.draws_per_value, self._rows.x.shape[1])
+        everything = torch.arange(self._rows.x.shape[1], device=self._rows.x.device)
+        _copy(chunk.rows_of(0, 0), self._rows_of(self.leader), everything)
         chunk.prepare(1, self._noise_generator)
         return float(self._bound.gradient_step(stack).bounds(chunk.steps[0]).mean())
+
+
+def _stacked(batches: Sequence[Batch]) -> Batch:
+    """Rows, masks and factors of several models side by side."""
+    fields = zip(Batch._fields, zip(*batches, strict=True), strict=True)
+    return Batch(**{name: torch.stack(own) for name, own in fields if own[0] is not None})
+
+
+def _copy(into: Batch, rows: Batch, index: Tensor) -> None:
+    """Write those rows that `index` names."""
+    for own, source in zip(into, rows, strict=True):
+        if isinstance(own, Tensor) and isinstance(source, Tensor):
+            own.copy_(source[index])
 
 
 def deal_folds(groups: np.ndarray, n_folds: int, generator: torch.Generator) -> np.ndarray:

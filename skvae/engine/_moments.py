@@ -1,11 +1,18 @@
-"""Second moments of residuals, in one pass over the rows or as an operator on them."""
+"""Second moments of residuals, in one pass over the rows or as an operator on them.
+
+Where entries are missing, they are expectations under a linear model that is itself found from
+them: expectation maximisation.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments
+from skvae._core._factor_analysis import Factors, SecondMoments, factor_analysis
 from skvae.engine._rows import Rows
 from skvae.likelihoods._base import ObservationHead
 
@@ -14,21 +21,40 @@ DENSE_COLUMNS = 1536
 # Multiplications that the moments may cost; beyond it, evenly spaced rows stand for all.
 BUDGET = 2e10
 CHUNK_ROWS = 2048
+# With missing entries: multiplications of one expectation step, steps at most, gain in nats per
+# row below which they end, and the least noise as a share of a column's variance.
+STEP_BUDGET, MAX_STEPS, TOLERANCE = 2e9, 100, 1e-5
+NOISE_SHARE = 1e-6
 
 
-def residual_moments(rows: Rows, head: ObservationHead) -> SecondMoments | None:
-    """Second moments of the head's residuals; None if it offers none."""
+def residual_moments(
+    rows: Rows, head: ObservationHead, n_factors: int, *, seed: int = 0
+) -> SecondMoments | None:
+    """Second moments of the head's residuals; None if it offers none.
+
+    Parameters
+    ----------
+    rows : Rows
+    head : ObservationHead
+    n_factors : int
+        Of the linear model by which missing entries are expected.
+    seed : int, default=0
+        For the start of that model.
+    """
     n_rows = len(rows)
-    first = head.residuals(rows.slice(0, 1))
+    first = head.residuals(rows.slice(0, 1).x)
     if first is None:
         return None
     p = first.shape[-1]
+    if rows.has_missing:
+        with torch.no_grad():
+            return _moments_of_observed(rows, head, n_factors, p, seed)
     cost = p * p if p <= DENSE_COLUMNS else 100 * p
     n_used = int(min(n_rows, max(BUDGET / cost, 2 * min(p, DENSE_COLUMNS))))
     used = np.linspace(0, n_rows - 1, n_used).astype(np.int64)
 
     def chunk(start: int) -> torch.Tensor:
-        residuals = head.residuals(rows.gather(used[start : start + CHUNK_ROWS]))
+        residuals = head.residuals(rows.gather(used[start : start + CHUNK_ROWS]).x)
         assert residuals is not None
         return residuals
 
@@ -49,3 +75,106 @@ def residual_moments(rows: Rows, head: ObservationHead) -> SecondMoments | None:
         return product.double().cpu().numpy() / n_used
 
     return SecondMoments(times, diagonal, max_cycles=30)
+
+
+def _moments_of_observed(
+    rows: Rows, head: ObservationHead, n_factors: int, p: int, seed: int
+) -> SecondMoments:
+    """Maximum-likelihood moments of residuals of which some are missing.
+
+    They are those of factor analysis with missing entries: expectations of all products given what
+    is observed, and factor analysis of these, in turn.
+
+    References
+    ----------
+    Dempster, A. P., Laird, N. M. and Rubin, D. B. (1977). Maximum likelihood from incomplete data
+    via the EM algorithm. Journal of the Royal Statistical Society B 39.
+    """
+    k = max(n_factors, 1)
+    n_used = int(min(len(rows), max(STEP_BUDGET / (p * (p + k * k)), 4 * p, 500)))
+    used = np.linspace(0, len(rows) - 1, n_used).astype(np.int64)
+    batch = rows.gather(used)
+    assert batch.mask is not None
+    residuals, mask = head.residuals(batch.x), batch.mask
+    assert residuals is not None
+    if head.column_of_feature is not None:
+        mask = mask[:, head.column_of_feature]
+    observed = mask.double()
+    r = torch.where(mask > 0, residuals, 0.0).double()
+    counts = observed.sum(0)
+    mean = r.sum(0) / counts.clamp(min=1.0)
+    variance = ((r - mean).square() * observed).sum(0) / counts.clamp(min=1.0)
+    variance = torch.where(variance > 0, variance, 1.0)
+    # Columns that do not vary, or were never observed, keep a noise of their own.
+    noise, loadings = variance.clone(), r.new_zeros(p, 1)
+    before = -np.inf
+    for step in range(MAX_STEPS):
+        likelihood, mean, covariance = _expect(r, observed, mean, loadings, noise)
+        if step > 1 and likelihood - before < TOLERANCE:
+            break
+        before = likelihood
+        moments = _as_moments(covariance)
+        if not n_factors:
+            break
+        if step == 0:
+            found = factor_analysis(moments, n_factors, floor=NOISE_SHARE, seed=seed)
+        else:
+            found = _improved(moments, loadings, noise)
+        loadings, noise = (torch.from_numpy(t).to(r) for t in found)
+    return _as_moments(covariance)._replace(mean=mean.cpu().numpy())
+
+
+def _as_moments(covariance: Tensor) -> SecondMoments:
+    dense = covariance.cpu().numpy()
+    return SecondMoments(lambda b: dense @ b, np.diag(dense).copy())
+
+
+def _improved(moments: SecondMoments, loadings: Tensor, noise: Tensor) -> Factors:
+    """A few steps of factor analysis from where it is."""
+    return factor_analysis(
+        moments,
+        loadings.shape[1],
+        floor=NOISE_SHARE,
+        start=Factors(loadings.cpu().numpy(), noise.cpu().numpy()),
+    )
+
+
+def _expect(
+    r: Tensor, observed: Tensor, mean: Tensor, loadings: Tensor, noise: Tensor
+) -> tuple[float, Tensor, Tensor]:
+    """Mean log-likelihood of what is observed, expected mean, and expected covariance about it."""
+    n, p = r.shape
+    weighted = loadings / noise.unsqueeze(1)
+    k = loadings.shape[1]
+    filled = torch.empty_like(r)
+    spread = r.new_zeros(p, p)
+    log_likelihood = 0.0
+    unit = torch.eye(k, dtype=r.dtype, device=r.device)
+    outer = (loadings.unsqueeze(2) * weighted.unsqueeze(1)).flatten(1)
+    for now in _slices(n, max(1, CHUNK_ROWS * 64 // max(p * k, k * k, 1))):
+        m = observed[now]
+        deviation = (r[now] - mean) * m
+        precision = (m @ outer).view(-1, k, k) + unit
+        factor = torch.linalg.cholesky(precision)
+        information = (deviation @ weighted).unsqueeze(-1)
+        z = torch.cholesky_solve(information, factor).squeeze(-1)
+        filled[now] = torch.where(m > 0, r[now], mean + z @ loadings.mT)
+        # E[(x - x_hat)(x - x_hat)'] of what is missing: W C W', of which C has the factor S S'.
+        root = torch.linalg.solve_triangular(factor.mT, unit.expand_as(factor), upper=True)
+        missing = (1.0 - m).unsqueeze(2) * (loadings @ root)
+        flat = missing.transpose(0, 1).flatten(1)
+        spread.addmm_(flat, flat.mT)
+        quadratic = (deviation.square() / noise).sum() - (information.squeeze(-1) * z).sum()
+        log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum()
+        constant = (m * torch.log(2.0 * torch.pi * noise)).sum()
+        log_likelihood -= 0.5 * float(quadratic + log_det + constant)
+    mean = filled.mean(0)
+    centred = filled - mean
+    covariance = (centred.mT @ centred + spread) / n
+    covariance.diagonal().add_(noise * (1.0 - observed.mean(0)))
+    return log_likelihood / n, mean, covariance
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))

@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._core._batch import Batch
+
 # Entries of X that are gathered and standardised at a time on a processor; they stay in its cache.
 GATHERED_AT_ONCE = 2**15
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
+# Rows of which the factors are computed at a time.
+ROWS_AT_ONCE = 4096
 
 
 class Rows:
@@ -28,6 +32,9 @@ class Rows:
         Kept as it is, neither copied (but for its transfer to a GPU) nor written to.
     standardize : callable
         Map from rows in the user's units to the units of the model.
+    placeholder : float, Tensor of shape (n_columns,) or None, default=None
+        What stands for missing entries (NaN), in the units of the model. None means that no entry
+        is missing, and batches have no mask.
     index : ndarray of int or None
         Rows that belong to this set; None means all.
     dtype : torch.dtype
@@ -40,11 +47,14 @@ class Rows:
         X: np.ndarray,
         standardize: Callable[[Tensor], Tensor],
         *,
+        placeholder: float | Tensor | None = None,
         index: np.ndarray | None = None,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._X = X
+        self._placeholder = placeholder
+        self._factors: Tensor | None = None
         self._resident = _resident(X, device)
         self._standardize = standardize
         self._index = index
@@ -59,44 +69,79 @@ class Rows:
     def __len__(self) -> int:
         return len(self._X) if self._index is None else len(self._index)
 
+    @property
+    def has_missing(self) -> bool:
+        """Whether batches have masks."""
+        return self._placeholder is not None
+
+    def know_factors(self, factors: Callable[[Batch], Tensor | None]) -> None:
+        """Compute ``Batch.factors`` once, for all batches to come."""
+        self._factors = None
+        if not self.has_missing:
+            return
+        with torch.no_grad():
+            starts = range(0, len(self), ROWS_AT_ONCE)
+            parts = [factors(self.slice(s, s + ROWS_AT_ONCE)) for s in starts]
+        known = [part for part in parts if part is not None]
+        if known:
+            self._factors = torch.cat(known)
+
     def evenly_spaced(self, n_rows: int) -> Rows:
         """At most `n_rows` of these rows, evenly spaced."""
         chosen = np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64)
         some = copy.copy(self)
         some._index = chosen if self._index is None else self._index[chosen]
+        if self._factors is not None:
+            some._factors = self._factors[torch.from_numpy(chosen).to(self._device)]
         return some
 
-    def gather(self, positions: np.ndarray) -> Tensor:
+    def gather(self, positions: np.ndarray) -> Batch:
         """Rows at `positions` of this set, standardised, on the device."""
         rows = positions if self._index is None else self._index[positions]
         if self._resident is not None:
             x = self._resident[torch.from_numpy(rows).to(self._device)]
         else:
             x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
-        return self._standardize(x).to(self._dtype)
+        own = self._standardize(x).to(self._dtype)
+        if self._placeholder is None:
+            return Batch(own)
+        missing = torch.isnan(x)
+        if isinstance(self._placeholder, Tensor):
+            own = torch.where(missing, self._placeholder.to(own), own)
+        else:
+            own = own.masked_fill(missing, self._placeholder)
+        factors = self._factors
+        if factors is not None:
+            factors = factors[torch.from_numpy(positions).to(self._device)]
+        return Batch(own, (~missing).to(self._dtype), factors=factors)
 
-    def _gather_into(self, x: Tensor, positions: np.ndarray) -> None:
-        """Write rows at `positions`, standardised, to the first rows of `x`."""
+    def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
+        """Write rows at `positions`, standardised, to the first rows of `into`."""
         step = len(positions)
         if self._resident is None:
             step = max(1, GATHERED_AT_ONCE // max(1, self.n_columns))
         for start in range(0, len(positions), step):
             some = positions[start : start + step]
-            x[start : start + len(some)] = self.gather(some)
+            rows, now = self.gather(some), slice(start, start + len(some))
+            into.x[now] = rows.x
+            if rows.mask is not None and into.mask is not None:
+                into.mask[now] = rows.mask
+            if rows.factors is not None and into.factors is not None:
+                into.factors[now] = rows.factors
 
-    def slice(self, start: int, stop: int) -> Tensor:
+    def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of this set, standardised, on the device."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
-    def fill(self, x: Tensor, weight: Tensor, generator: torch.Generator) -> Iterator[int]:
+    def fill(self, into: Batch, generator: torch.Generator) -> Iterator[int]:
         """One pass over the rows in random order, as many batches at a time as there is room for.
 
         Parameters
         ----------
-        x : Tensor of shape (n_batches, batch_size, n_columns)
-            Where the rows of some batches go, each time it is asked for more.
-        weight : Tensor of shape (n_batches, batch_size)
-            Where 1 goes for a row, and 0 for what fills up the last batch.
+        into : Batch of tensors of shape (n_batches, batch_size, ...)
+            Where the rows of some batches go, each time it is asked for more, with their masks and
+            factors if it has room for them; to its weights 1 for a row, and 0 for what fills up
+            the last batch.
         generator : torch.Generator
 
         Yields
@@ -104,17 +149,19 @@ class Rows:
         n_filled : int
             How many batches were filled.
         """
-        n_rows, (n_batches, batch_size) = len(self), weight.shape
+        assert into.weight is not None
+        n_rows, (n_batches, batch_size) = len(self), into.weight.shape
         order = torch.randperm(n_rows, generator=generator).numpy()
-        flat_x, flat_weight = x.view(-1, x.shape[-1]), weight.view(-1)
+        flat = into.map(lambda t: t.flatten(0, 1))
+        assert flat.weight is not None
         for start in range(0, n_rows, n_batches * batch_size):
             positions = order[start : start + n_batches * batch_size]
             n_filled = -(-len(positions) // batch_size)
             n_padding = n_filled * batch_size - len(positions)
             if n_padding:
                 positions = np.concatenate([positions, np.resize(order, n_padding)])
-            self._gather_into(flat_x, positions)
-            part = flat_weight[: len(positions)]
+            self._gather_into(flat, positions)
+            part = flat.weight[: len(positions)]
             part.fill_(1.0)
             part[len(positions) - n_padding :] = 0.0
             yield n_filled

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import draw_noise
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
@@ -123,7 +123,7 @@ class Trainer(TrainingLoop):
         self._rows, self._validation = rows, validation
         self._chunk = Chunk(
             self.models,
-            rows.n_columns,
+            rows.slice(0, 1),
             n_draws=self.bound.n_draws,
             n_steps=plan.steps_per_epoch(len(rows)),
             n_rows=plan.batch_size,
@@ -189,13 +189,15 @@ class Trainer(TrainingLoop):
     def _epoch(self) -> float:
         assert self._rows is not None
         chunk, total = self._chunk, torch.zeros(())
-        for n_steps in self._rows.fill(chunk.x[0], chunk.weight[0], self._rows_generator):
+        first = chunk.rows_of(0)
+        for n_steps in self._rows.fill(first, self._rows_generator):
             # Restarts see the same rows, with noise of their own.
-            chunk.x[1:, :n_steps] = chunk.x[:1, :n_steps]
-            chunk.weight[1:, :n_steps] = chunk.weight[:1, :n_steps]
+            for t in chunk.rows:
+                if isinstance(t, torch.Tensor):
+                    t[1:, :n_steps] = t[:1, :n_steps]
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
-            total = total.to(chunk.x.device) + chunk.total(n_steps)
+            total = total.to(chunk.rows.x.device) + chunk.total(n_steps)
         # The only values that reach the host: the tallies and one flag for each epoch.
         bounds = (total / len(self._rows)).tolist()
         if self._validation is None:
@@ -216,15 +218,15 @@ def bounds_of_rows(
     model.eval()
     try:
         for start in range(0, len(rows), VALIDATION_BATCH):
-            x = rows.slice(start, start + VALIDATION_BATCH)
+            batch = rows.slice(start, start + VALIDATION_BATCH)
             noise = draw_noise(
                 model.noise_spec(n_draws),
-                len(x),
+                len(batch.x),
                 generator=generator,
                 dtype=first.dtype,
                 device=first.device,
             )
-            parts.append(bound(model, Batch(x), noise).double())
+            parts.append(bound(model, batch, noise).double())
     finally:
         model.train(was_training)
     return torch.cat(parts)

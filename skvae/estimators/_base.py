@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import resolve_device, torch_dtype
-from skvae._core._random import MAX_SEED, StreamName, Streams
+from skvae._core._random import StreamName, Streams
+from skvae.engine import Rows
+from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
-from skvae.estimators._rows import compute_dtype
+from skvae.estimators._imputation import ImputesMissing
+from skvae.estimators._rows import compute_dtype, contains_nan
 from skvae.estimators._transaction import infers
 from skvae.inference import (
     evidence_lower_bound,
@@ -39,12 +41,15 @@ REFINEMENT_DRAWS = 32
 WEIGHT_DRAWS, MAX_WEIGHT_DRAWS = 10, 200
 
 
-class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound):
+class LatentVariableEstimator(
+    ImputesMissing, ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound
+):
     """Estimator with latent variables; not for direct use."""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = True
         return tags
 
     @property
@@ -237,7 +242,7 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Cremer, C., Li, X. and Duvenaud, D. (2018). Inference suboptimality in variational
         autoencoders. ICML.
         """
-        n_steps = _positive_integer(n_steps, "n_steps")
+        n_steps = positive_integer(n_steps, "n_steps")
         amortized, refined = (
             self._by_shared_draws(X, evidence_lower_bound, _mean, refine_steps=steps)
             for steps in (0, n_steps)
@@ -302,8 +307,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             if `n_samples` is not an integer of at least 1.
         """
         rows = self._known_rows(X)
-        n_samples = _positive_integer(n_samples, "n_samples")
-        generator = _generator(random_state)
+        n_samples = positive_integer(n_samples, "n_samples")
+        generator = cpu_generator(random_state)
         infer = self._refiner(self.refine_steps)
 
         def draw(model: LatentVariableModel, batch: Batch) -> Tensor:
@@ -337,8 +342,8 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             If `n_samples` is not an integer of at least 1.
         """
         check_is_fitted(self)
-        n_samples = _positive_integer(n_samples, "n_samples")
-        generator = _generator(random_state)
+        n_samples = positive_integer(n_samples, "n_samples")
+        generator = cpu_generator(random_state)
         dtype, model = self._model_for(np.dtype(np.float32))
         device = next(model.parameters()).device
         on_device = generator
@@ -469,12 +474,17 @@ class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     ) -> np.ndarray:
         """Results of `function` for all rows, computed chunk by chunk, in the dtype of answers."""
         dtype, model = self._model_for(compute_dtype(rows))
-        device = next(model.parameters()).device
-        standardize = model.observation_head.standardize
+        head = model.observation_head
+        source = Rows(
+            rows,
+            head.standardize,
+            placeholder=head.placeholder if contains_nan(rows) else None,
+            dtype=torch_dtype(dtype),
+            device=next(model.parameters()).device,
+        )
         out: np.ndarray | None = None
         for part in self._chunks(model, len(rows), n_draws):
-            x = torch.from_numpy(np.array(rows[part])).to(device)
-            result = function(model, Batch(standardize(x).to(torch_dtype(dtype)))).cpu().numpy()
+            result = function(model, source.slice(part.start, part.stop)).cpu().numpy()
             if out is None:
                 out = np.empty((len(rows), *result.shape[1:]), dtype=dtype)
             out[part] = result
@@ -531,15 +541,3 @@ def _mean(values: Tensor, share: Tensor) -> Tensor:
 def _log_mean_exp(values: Tensor, share: Tensor) -> Tensor:
     """Logarithm of the mean of the exponentials over the first axis."""
     return torch.logsumexp(values + share.log(), dim=0)
-
-
-def _generator(random_state: Any) -> torch.Generator:
-    """CPU generator seeded from scikit-learn's notion of a random state."""
-    seed = int(check_random_state(random_state).randint(MAX_SEED))
-    return torch.Generator().manual_seed(seed)
-
-
-def _positive_integer(value: Any, name: str) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1; got {value!r}.")
-    return int(value)

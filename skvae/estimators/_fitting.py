@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import draw_noise
 from skvae._core._component import Component
 from skvae._core._device import resolve_device
 from skvae._core._flat import own_storage
@@ -39,7 +39,14 @@ from skvae.engine import (
     residual_moments,
 )
 from skvae.estimators._progress import Progress
-from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, copies, hold_out, read_rows
+from skvae.estimators._rows import (
+    FEWEST_ROWS,
+    compute_dtype,
+    contains_nan,
+    copies,
+    hold_out,
+    read_rows,
+)
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
@@ -70,6 +77,7 @@ class Setup(NamedTuple):
     seed: int
     state: TrainerState | None
     n_epochs: int
+    has_missing: bool
     others: tuple[LatentVariableModel, ...] = ()
 
 
@@ -96,6 +104,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
         """Model for fitted attributes read from a file, its weights still to be loaded."""
         summary = ColumnSummary.blank(int(fitted["n_features_in_"]))
+        summary = summary._replace(has_missing=bool(fitted["_learned_missing"]))
         generator = torch.Generator()
         model = self._build_model(fitted, int(fitted["n_components_"]), summary, generator)
         return model.requires_grad_(False).eval()
@@ -185,7 +194,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
-        setup = self._continue(components) if continued else None
+        rows = _without_empty_rows(rows)
+        setup = self._continue(components, rows) if continued else None
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
                 f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "
@@ -224,14 +234,17 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
         summary = components["likelihood_"].summarize(rows)
         self._check_moments(summary)
+        self._warn_of_unobserved(summary)
         device = resolve_device(self.device)
         model, *others = (
             self._build_model(components, int(n_components), summary, generator).to(device)
             for generator in (_restart_generator(seed, i) for i in range(self.n_init))
         )
-        return Setup(components, model, summary.mean, seed, None, 0, tuple(others))
+        return Setup(
+            components, model, summary.mean, seed, None, 0, summary.has_missing, tuple(others)
+        )
 
-    def _continue(self, components: dict[str, Component]) -> Setup:
+    def _continue(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
         changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
         for name in self._architecture:
@@ -247,7 +260,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
-        return Setup(components, model, self.mean_, self._seed, state, self.n_iter_)
+        has_missing = contains_nan(rows)
+        return Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
 
     def _run(
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
@@ -262,19 +276,23 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             training_index, validation_index = hold_out(
                 groups, self.validation_fraction, streams.generator("validation")
             )
-        training = _rows_for(model, rows, training_index)
-        validation = None if validation_index is None else _rows_for(model, rows, validation_index)
+        training = _rows_for(setup, rows, training_index)
+        validation = None if validation_index is None else _rows_for(setup, rows, validation_index)
         others = () if partial else setup.others
         if setup.n_epochs == 0:
             some = training.evenly_spaced(START_ROWS)
             for i, restart in enumerate((model, *others)):
-                restart.start_at_(some.slice(0, len(some)), _restart_generator(setup.seed, i))
+                batch = some.slice(0, len(some))
+                restart.start_at_(batch, _restart_generator(setup.seed, i))
         departures: list[Sequence[Autoencoder]] = []
         if self.init == "linear" and setup.n_epochs == 0:
             places = [
                 self._start(setup._replace(model=restart), training) for restart in (model, *others)
             ]
             departures = list(zip(*places, strict=True))
+        for known in (training, validation):
+            if known is not None:
+                known.know_factors(model.factors)
         started = bool(departures)
         is_linear = self.init == "linear" and has_linear_start(model)
         if is_linear and self.early_stopping and not partial and validation is None:
@@ -315,7 +333,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         setup = setup._replace(model=trainer.model)
         if result.kept_start:
             # Nothing was gained by training, and the start needs no held-out rows.
-            self._start(setup, _rows_for(setup.model, rows))
+            self._start(setup, _rows_for(setup, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         fitted |= _scales_found(trainer, result)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
@@ -348,27 +366,35 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         folds = deal_folds(groups, N_FOLDS, streams.generator("validation"))
         wholes = [setup.model, *setup.others]
         models = list(wholes)
-        places = [
-            self._start(setup._replace(model=model), _rows_for(model, rows)) for model in wholes
-        ]
+        places = []
+        for model in wholes:
+            own = setup._replace(model=model)
+            places.append(self._start(own, _rows_for(own, rows)))
         device, n_latent = next(setup.model.parameters()).device, setup.model.latent_shape[0]
         complements = [np.flatnonzero(folds != fold) for fold in range(N_FOLDS)]
-        summaries = [setup.components["likelihood_"].summarize(rows[c]) for c in complements]
+        summaries = [
+            setup.components["likelihood_"]
+            .summarize(rows[c])
+            ._replace(has_missing=setup.has_missing)
+            for c in complements
+        ]
         for restart in range(len(wholes)):
             for members, summary in zip(complements, summaries, strict=True):
                 # With the random weights of the model that it is to judge.
                 generator = _restart_generator(setup.seed, restart)
                 model = self._build_model(setup.components, n_latent, summary, generator)
-                model = model.to(device)
-                own = self._start(setup._replace(model=model), _rows_for(model, rows, members))
-                models.append(model)
-                places.append(own)
+                own = setup._replace(model=model.to(device))
+                models.append(own.model)
+                places.append(self._start(own, _rows_for(own, rows, members)))
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
+        data = [_rows_for(setup._replace(model=model), rows) for model in models]
+        for known, model in zip(data, models, strict=True):
+            known.know_factors(model.factors)
         program = CrossFit(
             models,
             list(zip(*places, strict=True)),
-            [_rows_for(model, rows) for model in models],
+            data,
             folds,
             bound,
             setup.components["solver_"],
@@ -387,7 +413,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         progress.training_ends(result.status)
         setup = setup._replace(model=program.model)
         if result.kept_start:
-            self._start(setup, _rows_for(setup.model, rows))
+            self._start(setup, _rows_for(setup, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         fitted |= _scales_found(program, result)
         return result, None, fitted | {"n_iter_": program.n_epochs}
@@ -400,7 +426,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         except FloatingPointError as error:
             raise ValueError(
                 "Training produced non-finite values from the first epoch on, at every learning "
-                f"rate tried below learning_rate_init={self.learning_rate_init}. Look for NaN or "
+                f"rate tried below learning_rate_init={self.learning_rate_init}. Look for "
                 "extreme values in X."
             ) from error
 
@@ -409,13 +435,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
         None where the likelihood or a network has no linear model.
         """
-        moments = residual_moments(rows, setup.model.observation_head)
-        if moments is None:
-            return []
-        n_directions = len(moments.diagonal) - setup.model.observation_head.n_noise_directions
+        head = setup.model.observation_head
+        n_directions = head.n_location_outputs - head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
         n_factors = min(setup.model.latent_shape[0], n_identified)
+        moments = residual_moments(rows, head, n_factors, seed=setup.seed)
+        if moments is None:
+            return []
         generator = Streams(setup.seed).generator("init")
         bound = setup.components["objective_"].build(1)
         some, streams = rows.evenly_spaced(START_ROWS), Streams(setup.seed)
@@ -468,6 +495,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             "mean_": setup.mean,
             "n_components_": model.latent_shape[0],
             "_seed": setup.seed,
+            "_learned_missing": _learns_missing(model),
         }
 
     def _check_moments(self, summary: ColumnSummary) -> None:
@@ -480,8 +508,20 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         name = f"{column}" if names is None else f"'{names[column]}' (index {column})"
         raise ValueError(
             f"X needs finite values; column {name} has mean {summary.mean[column]} and standard "
-            f"deviation {summary.scale[column]}. Remove or replace NaN and infinity."
+            f"deviation {summary.scale[column]}. Remove or replace infinity."
         )
+
+    def _warn_of_unobserved(self, summary: ColumnSummary) -> None:
+        """Say which columns hold no value at all."""
+        unobserved = np.flatnonzero(summary.n_observed == 0)
+        if len(unobserved):
+            names = getattr(self, "feature_names_in_", None)
+            listed = unobserved.tolist() if names is None else [str(names[j]) for j in unobserved]
+            warnings.warn(
+                f"Columns {listed} hold missing values only: nothing is known of them.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _warn(self, result: TrainingResult) -> None:
         """Say what a user should act on."""
@@ -526,6 +566,25 @@ def _scales_found(loop: TrainingLoop, result: TrainingResult) -> dict[str, Any]:
     return {"weight_scales_": {name: s.cpu().numpy().copy() for name, s in scales.items()}}
 
 
+def _learns_missing(model: LatentVariableModel) -> bool:
+    """Whether the model was built for rows with missing entries."""
+    return isinstance(model, Autoencoder) and model.missing.path is not None
+
+
+def _without_empty_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of which something is observed; nothing can be learned from others."""
+    if not contains_nan(rows):
+        return rows
+    is_empty = np.isnan(rows).all(axis=1)
+    n_left = len(rows) - int(is_empty.sum())
+    if n_left < 2:
+        raise ValueError(
+            f"X has {len(rows)} rows, of which {n_left} hold anything but missing values. At least "
+            "2 are needed."
+        )
+    return rows[~is_empty] if is_empty.any() else rows
+
+
 def _restart_generator(seed: int, restart: int) -> torch.Generator:
     """Generator of the initial weights of a restart; the first is that of a single fit."""
     first = Streams(seed).generator("init")
@@ -535,14 +594,15 @@ def _restart_generator(seed: int, restart: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seeds[restart]))
 
 
-def _rows_for(
-    model: LatentVariableModel, rows: np.ndarray, index: np.ndarray | None = None
-) -> Rows:
-    """Rows (those of `index`, or all) as the model trains on them."""
+def _rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -> Rows:
+    """Rows (those of `index`, or all) as the model of `setup` trains on them."""
+    model = setup.model
     first = next(model.parameters())
+    head = model.observation_head
     return Rows(
         rows,
-        model.observation_head.standardize,
+        head.standardize,
+        placeholder=head.placeholder if setup.has_missing else None,
         index=index,
         dtype=first.dtype,
         device=first.device,
@@ -574,7 +634,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
     index = None
     if n_rows > MAX_DIAGNOSTIC_ROWS:
         index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
-    source = _rows_for(model, rows, index)
+    source = _rows_for(setup._replace(model=model), rows, index)
     bound = setup.components["objective_"].build(1)
     n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
@@ -582,7 +642,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
     means = []
     with torch.no_grad():
         for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
-            batch = Batch(source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE))
+            batch = source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE)
             noise = draw_noise(
                 model.noise_spec(n_draws),
                 len(batch.x),

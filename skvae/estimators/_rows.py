@@ -17,6 +17,8 @@ KEPT_DTYPES = [np.float64, np.float32, np.uint8, np.bool_]
 VARIED, MAX_TELLING_ROWS, FREQUENT = 0.5, 10_000, 20.0
 # Entries of X whose bits are mixed at a time; they stay in the cache.
 HASHED_AT_ONCE = 2**15
+# Entries that are looked at for NaN at a time.
+SCANNED_AT_ONCE = 2**20
 MIN_VALIDATION_ROWS = 5
 FEWEST_ROWS = 20
 
@@ -24,8 +26,22 @@ FEWEST_ROWS = 20
 def read_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     """Validated rows, in one of `KEPT_DTYPES`, not copied where that can be helped."""
     return validate_data(
-        estimator, X, dtype=KEPT_DTYPES, ensure_min_samples=2 if reset else 1, reset=reset
+        estimator,
+        X,
+        dtype=KEPT_DTYPES,
+        ensure_all_finite="allow-nan",
+        ensure_min_samples=2 if reset else 1,
+        reset=reset,
     )
+
+
+def contains_nan(rows: np.ndarray) -> bool:
+    """Whether an entry is missing."""
+    if rows.dtype.kind != "f":
+        return False
+    step = max(1, SCANNED_AT_ONCE // max(1, rows.shape[1]))
+    starts = range(0, len(rows), step)
+    return any(bool(np.isnan(rows[start : start + step]).any()) for start in starts)
 
 
 def compute_dtype(X: np.ndarray) -> np.dtype:
@@ -47,9 +63,10 @@ def copies(rows: np.ndarray) -> np.ndarray:
     if len(sizes) == n_rows:
         return groups
     some = rows[first[np.linspace(0, len(first) - 1, min(len(first), MAX_TELLING_ROWS), dtype=int)]]
+    observed = (column[column == column] for column in some.T)  # without NaN
     takes_many_values = any(
         len(np.unique(column)) > VARIED * len(some) and (column != np.floor(column)).any()
-        for column in some.T
+        for column in observed
     )
     if not takes_many_values:
         return np.arange(n_rows)

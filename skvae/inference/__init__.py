@@ -4,5 +4,7 @@ from skvae.inference._importance import (
     evidence_lower_bound,
     importance_log_likelihood,
     log_weights,
+    weighted_draws,
 )
+from skvae.inference._imputation import chain_draws, conditional_draws, conditional_expectation
 from skvae.inference._refine import refined_posterior

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch
+from skvae.likelihoods._base import Observation
 from skvae.models._base import LatentVariableModel
 from skvae.posteriors._base import PosteriorDistribution
 
 Infer = Callable[[Batch], PosteriorDistribution]
 
 
-def log_weights(
+class WeightedDraws(NamedTuple):
+    """Some draws of z for each row, and their log importance weights.
+
+    Attributes
+    ----------
+    z : Tensor of shape (n_some, n_rows, *latent_shape)
+    log_weight : Tensor of shape (n_some, n_rows)
+        log p(x, z) - log q(z | x), in nats, constants included.
+    observation : Observation
+        p(x | z) along the draws.
+    """
+
+    z: Tensor
+    log_weight: Tensor
+    observation: Observation
+
+
+def weighted_draws(
     model: LatentVariableModel,
     batch: Batch,
     noise: Mapping[str, Tensor],
     *,
     n_at_once: int | None = None,
     infer: Infer | None = None,
-) -> Iterator[Tensor]:
-    """Log importance weights log p(x, z) - log q(z | x), some draws at a time.
+) -> Iterator[WeightedDraws]:
+    """Draws from the encoder's posterior with their importance weights, some at a time.
 
     Parameters
     ----------
@@ -38,8 +57,7 @@ def log_weights(
 
     Yields
     ------
-    log_w : Tensor of shape (n_some, n_rows)
-        In nats, constants included.
+    draws : WeightedDraws
     """
     batch = model.observe(batch, noise)
     q = model.posterior(batch) if infer is None else infer(batch)
@@ -49,8 +67,22 @@ def log_weights(
     for start in range(0, n_draws, step):
         some = {name: noise[name][start : start + step] for name in by_draw}
         z, log_q = q.rsample_and_log_prob({**noise, **some})
-        log_prior, log_likelihood = model.log_joint(batch, z)
-        yield log_likelihood + log_prior - log_q
+        prior, observation = model.generative(batch, z)
+        log_likelihood = observation.log_prob(batch.x, batch.mask)
+        yield WeightedDraws(z, log_likelihood + prior.log_prob(z) - log_q, observation)
+
+
+def log_weights(
+    model: LatentVariableModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    *,
+    n_at_once: int | None = None,
+    infer: Infer | None = None,
+) -> Iterator[Tensor]:
+    """Log importance weights (n_some, n_rows) of `weighted_draws`, in nats."""
+    for draws in weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer):
+        yield draws.log_weight
 
 
 def importance_log_likelihood(
@@ -74,7 +106,11 @@ def importance_log_likelihood(
     for log_w in log_weights(model, batch, noise, n_at_once=n_at_once, infer=infer):
         parts.append(torch.logsumexp(log_w, dim=0))
         n_draws += len(log_w)
-    return torch.logsumexp(torch.stack(parts), dim=0) - math.log(n_draws)
+    value = torch.logsumexp(torch.stack(parts), dim=0) - math.log(n_draws)
+    if batch.mask is not None:
+        # Where nothing is observed, nothing has a probability of 1.
+        value = torch.where(batch.mask.any(1), value, torch.zeros_like(value))
+    return value
 
 
 def evidence_lower_bound(

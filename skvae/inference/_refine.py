@@ -49,7 +49,7 @@ def refined_posterior(
     Cremer, C., Li, X. and Duvenaud, D. (2018). Inference suboptimality in variational
     autoencoders. ICML.
     """
-    start = model.code(batch).detach()
+    start, family = model.code(batch).detach(), model.family(batch)
     units = model.code_units(start).detach()
     change = torch.zeros_like(start)
     best, kept = start.new_full(start.shape[:1], -torch.inf), change
@@ -57,7 +57,7 @@ def refined_posterior(
     for step in range(n_steps + 1):
         with torch.enable_grad():
             moved = change.detach().requires_grad_()
-            bound = _bound(model, batch, start + units * moved, noise)
+            bound = _bound(model, batch, family(start + units * moved), noise)
             (gradient,) = torch.autograd.grad(bound.sum(), moved)
         bound = bound.detach()
         is_better = bound > best
@@ -71,14 +71,16 @@ def refined_posterior(
         rate = LAST_RATE + (FIRST_RATE - LAST_RATE) * share
         root = torch.sqrt(second / (1.0 - BETA_2 ** (step + 1))) + EPSILON
         change = change + rate / (1.0 - BETA_1 ** (step + 1)) * first / root
-    return model.posterior_of(start + units * kept)
+    return family(start + units * kept)
 
 
 def _bound(
-    model: LatentVariableModel, batch: Batch, code: Tensor, noise: Mapping[str, Tensor]
+    model: LatentVariableModel,
+    batch: Batch,
+    q: PosteriorDistribution,
+    noise: Mapping[str, Tensor],
 ) -> Tensor:
-    """Evidence lower bound of each row under q of the given code, (n_rows,), in nats."""
-    q = model.posterior_of(code)
+    """Evidence lower bound of each row under the given q, (n_rows,), in nats."""
     z = q.rsample(noise)
     prior, observation = model.generative(batch, z)
     kl = prior.kl(q)

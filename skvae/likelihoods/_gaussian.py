@@ -193,7 +193,10 @@ class GaussianHead(ObservationHead):
         if not self.fixed and factors.noise.min(initial=np.inf) < NOISE_FLOOR:
             noise = np.maximum(factors.noise, NOISE_FLOOR)
             factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
-        return [self._linear_model(factors)]
+        location = None
+        if moments.mean is not None:
+            location = self.location.cpu().numpy() + self.scale.cpu().numpy() * moments.mean
+        return [self._linear_model(factors, location)]
 
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
         """Factor analysis with no noise much smaller than that of the other columns.
@@ -212,18 +215,19 @@ class GaussianHead(ObservationHead):
             return start
         moments = moments._replace(diagonal=diagonal)
         noise = np.maximum(share, least) * diagonal
-        return self._linear_model(loadings_for_noise(moments, noise, n_factors, seed=seed))
+        factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
+        return self._linear_model(factors, start.parameters.get("location"))
 
     def _diagonal(self, moments: SecondMoments) -> np.ndarray:
         """Variances of the columns; a constant column keeps its noise of 1, and so is given 1."""
         return np.where(self.learned.cpu().numpy() > 0, moments.diagonal, 1.0)
 
-    def _linear_model(self, factors: Factors) -> LinearStart:
+    def _linear_model(self, factors: Factors, location: np.ndarray | None) -> LinearStart:
         precision = 1.0 / factors.noise
-        if self.fixed:
-            return LinearStart(factors.loadings, precision, precision)
-        log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, 0.1 * NOISE_FLOOR))
-        own = {"log_variance": log_variance[:1] if self.common else log_variance}
+        own = {} if location is None else {"location": location}
+        if not self.fixed:
+            log_variance = np.log(np.maximum(factors.noise - NOISE_FLOOR, 0.1 * NOISE_FLOOR))
+            own["log_variance"] = log_variance[:1] if self.common else log_variance
         return LinearStart(factors.loadings, precision, precision, parameters=own)
 
     def _log_scale(self, log_variance: Tensor) -> Tensor:

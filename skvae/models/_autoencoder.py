@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skvae._core._batch import Batch, NoiseSpec
 from skvae._core._factor_analysis import SecondMoments
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart, Observation, ObservationHead
 from skvae.models._base import Generative, LatentVariableModel
+from skvae.models._missing import MissingEntries
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._mlp import MLP
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
@@ -42,6 +43,7 @@ class Autoencoder(LatentVariableModel):
         prior_head: PriorHead,
         decoder: NetworkHead,
         observation_head: ObservationHead,
+        missing: MissingEntries,
     ) -> None:
         super().__init__()
         self.latent_shape = (n_latent,)
@@ -50,6 +52,7 @@ class Autoencoder(LatentVariableModel):
         self.prior_head = prior_head
         self.decoder = decoder
         self.observation_head = observation_head
+        self.missing = missing
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         specs = self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
@@ -62,11 +65,48 @@ class Autoencoder(LatentVariableModel):
         return specs
 
     def code(self, batch: Batch) -> Tensor:
+        features, change = self.read(batch)
+        code = _through(self.encoder, features, batch.noise, "encoder")
+        if batch.mask is None or change is None:
+            return code
+        code = code + change
+        if self.missing.path is not None:
+            code = code + self.missing.path(1.0 - batch.mask)
+        normals = self.prior_head.as_normals()
+        if normals is not None:
+            # Of a row of which nothing is observed the posterior is the prior.
+            mean, log_scale = normals
+            nothing = self.posterior_head.outputs_at(log_scale).to(code)
+            nothing = torch.cat([mean.to(code), nothing[len(mean) :]])
+            code = torch.where(batch.mask.any(1, keepdim=True), code, nothing)
+        return code
+
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What the encoder reads, and what comes to its outputs where entries are missing."""
         features = self.observation_head.features(batch.x, batch.mask)
-        return _through(self.encoder, features, batch.noise, "encoder")
+        if batch.mask is None:
+            return features, None
+        change = self.missing.less_sure(batch.mask)
+        if not change.shape[-1]:
+            change = features.new_zeros(*features.shape[:-1], *self.latent_shape)
+        features = self.missing.filled(features, batch.mask, batch.factors)
+        return features, self.posterior_head.change_of_outputs(change)
+
+    def factors(self, batch: Batch) -> Tensor | None:
+        if batch.mask is None:
+            return None
+        features = self.observation_head.features(batch.x, batch.mask)
+        return self.missing.factors(features, batch.mask)
 
     def posterior_of(self, code: Tensor) -> PosteriorDistribution:
         return self.posterior_head(code)
+
+    def family(self, batch: Batch) -> Callable[[Tensor], PosteriorDistribution]:
+        if batch.mask is None or self.training or not self.missing.root.shape[1]:
+            return self.posterior_head
+        # Factors that are independent given a complete row are not given a part of it.
+        factor = self.missing.mixing(batch.mask)
+        return lambda code: self.posterior_head(code).correlated(factor)
 
     def generative_weights(self) -> list[str]:
         names = self.decoder.named_parameters(prefix="decoder")
@@ -91,11 +131,11 @@ class Autoencoder(LatentVariableModel):
         """p(z)."""
         return self.prior_head(self.encode)
 
-    def start_at_(self, x: Tensor, generator: torch.Generator) -> None:
-        self.prior_head.start_at_(self.observation_head.features(x, None), generator)
+    def start_at_(self, batch: Batch, generator: torch.Generator) -> None:
+        self.prior_head.start_at_(self.read(batch)[0], generator)
 
     def posterior_mean(self, batch: Batch) -> Tensor:
-        if not self.posterior_head.mean_is_location:
+        if batch.mask is not None or not self.posterior_head.mean_is_location:
             return super().posterior_mean(batch)
         features = self.observation_head.features(batch.x, batch.mask)
         return self.encoder.first_outputs(features, self.posterior_head.n_location_outputs)
@@ -160,6 +200,16 @@ def build_autoencoder(
         generator=generator,
     )
     decoder_head.start_at(observation_head.initial_outputs())
+    has_linear_model = _residual_of_one(observation_head) is not None
+    missing = MissingEntries(
+        observation_head.n_features,
+        n_latent if has_linear_model else 0,
+        observation_head.n_columns,
+        posterior_head.n_outputs,
+        column_of_feature=observation_head.column_of_feature,
+        learns=summary.has_missing,
+        dtype=dtype,
+    )
     return Autoencoder(
         n_latent=n_latent,
         encoder=encoder_head,
@@ -167,16 +217,20 @@ def build_autoencoder(
         prior_head=prior_head,
         decoder=decoder_head,
         observation_head=observation_head,
+        missing=missing,
     )
+
+
+def _residual_of_one(head: ObservationHead) -> Tensor | None:
+    """Residuals of a row; None if the head has no linear model."""
+    return head.residuals(head.initial_outputs().new_zeros(1, head.n_columns))
 
 
 def has_linear_start(model: LatentVariableModel) -> bool:
     """Whether ``start_linear_`` knows a linear model for such a model."""
     if not isinstance(model, Autoencoder):
         return False
-    head = model.observation_head
-    one_row = head.initial_outputs().new_zeros(1, head.n_columns)
-    return _may_be_linear(model) and head.residuals(one_row) is not None
+    return _may_be_linear(model) and _residual_of_one(model.observation_head) is not None
 
 
 def _may_be_linear(model: Autoencoder) -> bool:
@@ -217,12 +271,11 @@ def start_linear_(
         Copies of the model standing where training should begin: near the linear model, but not
         where its gradients are blind, and, in case nothing better is found from there, at the
         weights that the networks were built with, unless the decoder is linear. Empty if a network
-        has no linear path, or the prior does not start near N(0, I); the model is then as it was.
+        has no linear path, or the prior does not start near N(0, I); the networks are then as they
+        were, and the linear model only says what is read in place of missing entries.
     """
     head = model.observation_head
     (n_latent,) = model.latent_shape
-    if not _may_be_linear(model):
-        return []
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     nothing = LinearStart(
         np.zeros((head.n_location_outputs, 0)),
@@ -235,21 +288,42 @@ def start_linear_(
         / np.sqrt(head.n_features)
         * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
     )
+    if not _may_be_linear(model):
+        # Missing entries are filled in linearly all the same.
+        _take_over_(model, starts[0], parameters=False)
+        model.missing.fill_by_(starts[0])
+        return []
     near, far = copy.deepcopy(model), copy.deepcopy(model)
 
     def judged(start: LinearStart) -> float:
         _stand_at_(model, start, unused)
+        model.missing.fill_by_(start)
         bound = judge(model)
         return bound if math.isfinite(bound) else -math.inf
 
     start = starts[0] if len(starts) == 1 else max(starts, key=judged)
     _stand_at_(model, start, unused)
     _stand_at_(near, head.departure(start, moments, seed) if n_factors else start, unused)
+    # All three read the same in place of missing entries.
+    for one in (model, near, far):
+        one.missing.fill_by_(start)
     if model.decoder.is_linear:
         return [near]
+    _take_over_(far, start, parameters=False)
     for network in (far.encoder, far.decoder):
         network.silence_linear_path_()
     return [near, far]
+
+
+def _take_over_(model: Autoencoder, start: LinearStart, *, parameters: bool = True) -> None:
+    """Give the likelihood the buffers, and the parameters, that a linear model says it has."""
+    head = model.observation_head
+    with torch.no_grad():
+        for name, value in start.parameters.items():
+            own = getattr(head, name)
+            if isinstance(own, nn.Parameter) and not parameters:
+                continue
+            own.copy_(torch.from_numpy(np.asarray(value)))
 
 
 def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
@@ -265,10 +339,8 @@ def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
     encoder[:, :n_factors] = torch.from_numpy(gain)
     log_scale = torch.zeros(n_latent, dtype=torch.float64)
     log_scale[:n_factors] = torch.from_numpy(-0.5 * np.log1p(information))
-    with torch.no_grad():
-        for name, value in start.parameters.items():
-            own = getattr(head, name)
-            own.copy_(torch.from_numpy(np.asarray(value)))
+    _take_over_(model, start)
+    model.missing.be_sure_by_(start)
     outputs = head.initial_outputs()
     if start.outputs is not None:
         outputs = torch.from_numpy(start.outputs)

@@ -11,7 +11,7 @@ draw axis is always there, and the row axis of noise may have length 1 (noise sh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -58,9 +58,16 @@ class LatentVariableModel(nn.Module, ABC):
         """Changes of a code, entry by entry, that matter about equally, (n_rows, n_code)."""
         return torch.ones_like(code)
 
+    def family(self, batch: Batch) -> Callable[[Tensor], PosteriorDistribution]:
+        """Map from codes of the rows of a batch to their q(z | x); see ``posterior_of``.
+
+        After training it may be wider than the family that was trained, where that costs little.
+        """
+        return self.posterior_of
+
     def posterior(self, batch: Batch) -> PosteriorDistribution:
         """q(z | x) of each row."""
-        return self.posterior_of(self.code(batch))
+        return self.family(batch)(self.code(batch))
 
     @abstractmethod
     def generative(self, batch: Batch, z: Tensor) -> Generative:
@@ -78,8 +85,24 @@ class LatentVariableModel(nn.Module, ABC):
         """Names of the weight matrices that p(x | z) depends on: those that may be uncertain."""
         return []
 
-    def start_at_(self, x: Tensor, generator: torch.Generator) -> None:
-        """Start what starts at training rows x (n_rows, n_columns); called once before training."""
+    def start_at_(self, batch: Batch, generator: torch.Generator) -> None:
+        """Start what starts at training rows; called once before training."""
+
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What the recognition model reads of rows, and what comes to its code beside that.
+
+        Of a model whose gradient is derived by hand, before each of its steps.
+
+        Returns
+        -------
+        features : Tensor of shape (..., n_features)
+        change : Tensor of shape (..., n_code) or None
+        """
+        raise NotImplementedError  # abstract where the gradient is derived by hand
+
+    def factors(self, batch: Batch) -> Tensor | None:
+        """What is worth knowing beforehand of rows with missing entries: see ``Batch.factors``."""
+        return None
 
     def posterior_mean(self, batch: Batch) -> Tensor:
         """Mean of q(z | x) of each row, (n_rows, *latent_shape)."""

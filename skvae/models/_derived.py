@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from skvae._core._batch import StepInputs
 from skvae._core._flat import Stack
+from skvae._core._products import add_products_, products_into
 from skvae.models._autoencoder import Autoencoder
 from skvae.models._base import LatentVariableModel
+from skvae.models._missing import MissingEntries
+from skvae.networks._layers import LinearPath
 
 
 def can_derive(model: LatentVariableModel) -> bool:
@@ -31,9 +34,12 @@ def can_derive(model: LatentVariableModel) -> bool:
         model.prior_head,
         model.observation_head,
     )
-    n_shared = sum(len(list(part.parameters())) for part in parts) - len(list(model.parameters()))
+    own = (*parts, model.missing)
+    n_shared = sum(len(list(part.parameters())) for part in own) - len(list(model.parameters()))
     return (
         not n_shared
+        and type(model.missing) is MissingEntries
+        and type(model.missing.path) in {type(None), LinearPath}
         and not any(_is_changed(m) for m in model.modules())
         and all(part.hand_derived and defines(part, "derived") for part in parts)
     )
@@ -73,13 +79,22 @@ class DerivedAutoencoder:
         }
         gradients = {name: t.unsqueeze(1) for name, t in head.gradients.items()}
         self.observation = model.observation_head.derived(values, gradients)
+        missing = stack.part("missing")
+        self.path = missing.values.get("path.weight")
+        self.path_gradient = missing.gradients.get("path.weight")
 
     def log_likelihood(self, inputs: StepInputs) -> Tensor:
         """log p(x | z) of each draw, (n_models, n_draws * n_rows), in nats."""
         assert inputs.features is not None
         outputs = self.encoder.forward(inputs.features)
-        self._z = z = self.posterior.draw(outputs, inputs.noise)
         x, mask = inputs.x, inputs.mask
+        if inputs.change is not None:
+            outputs.add_(inputs.change)
+        self._missing = None
+        if self.path is not None and mask is not None:
+            self._missing = 1.0 - mask
+            add_products_(outputs, self._missing, self.path)
+        self._z = z = self.posterior.draw(outputs, inputs.noise)
         n_draws = z.shape[1] // x.shape[1]
         if n_draws > 1:
             x = x.repeat(1, n_draws, 1)
@@ -137,3 +152,7 @@ class DerivedAutoencoder:
                 in_entropy = log_ratio.new_zeros(n_models, n_rows, 1)
         in_code = q.backward(in_draws, in_entropy, in_mean, in_variance)
         self.encoder.backward(in_code, need_inputs=False)
+        if self._missing is not None:
+            products_into(self.path_gradient, self._missing.mT, in_code)
+        elif self.path_gradient is not None:
+            self.path_gradient.zero_()

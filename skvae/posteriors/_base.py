@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
@@ -49,6 +50,22 @@ class PosteriorHead(nn.Module, ABC):
     @abstractmethod
     def outputs_at(self, log_scale: Tensor) -> Tensor:
         """Encoder outputs (n_outputs,) for means of zero and the given log standard deviations."""
+
+    def change_of_outputs(self, change: Tensor) -> Tensor:
+        """What to add to outputs where the log standard deviations are to grow by `change`.
+
+        Written for outputs that have, after the locations, a log scale for each latent variable.
+
+        Parameters
+        ----------
+        change : Tensor of shape (..., n_latent)
+
+        Returns
+        -------
+        change : Tensor of shape (..., n_outputs)
+        """
+        k = self.n_location_outputs
+        return functional.pad(change, (k, self.n_outputs - 2 * k))
 
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
@@ -108,6 +125,21 @@ class PosteriorDistribution(ABC):
     def entropy(self) -> Tensor | None:
         """Entropy of each row's distribution, (n_rows,), in nats; None if it has no closed form."""
         return None
+
+    def correlated(self, factor: Tensor) -> PosteriorDistribution:
+        """The distribution with its noise mixed, where the family is one of normals.
+
+        Parameters
+        ----------
+        factor : Tensor of shape (n_rows, n_latent, n_latent)
+            Lower triangular; standard normal noise is replaced by this times it.
+
+        Returns
+        -------
+        q : PosteriorDistribution
+            The same one in families that are not of normals with a triangular factor.
+        """
+        return self
 
     def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Draws and their log-densities; a family may compute both from the noise at once."""

@@ -21,6 +21,7 @@ from skvae.posteriors._base import (
     PosteriorHead,
 )
 from skvae.posteriors._bounds import MAX_LOG_SCALE, MIN_LOG_SCALE, bounded_log_scale
+from skvae.posteriors._full import FullGaussian
 
 
 class DiagonalPosterior(Posterior, shorthand="diagonal"):
@@ -107,6 +108,10 @@ class DiagonalGaussian(PosteriorDistribution):
 
     def entropy(self) -> Tensor:
         return self.log_scale.sum(-1) + 0.5 * (1.0 + LOG_2PI) * self.log_scale.shape[-1]
+
+    def correlated(self, factor: Tensor) -> FullGaussian:
+        nothing = self.log_scale.new_zeros(*self.log_scale.shape, self.log_scale.shape[-1])
+        return FullGaussian(self.mean, self.log_scale, nothing).correlated(factor)
 
     def detach(self) -> DiagonalGaussian:
         return DiagonalGaussian(self.mean.detach(), self.log_scale.detach())

@@ -112,5 +112,11 @@ class FullGaussian(PosteriorDistribution):
     def entropy(self) -> Tensor:
         return self.log_scale.sum(-1) + 0.5 * (1.0 + LOG_2PI) * self.log_scale.shape[-1]
 
+    def correlated(self, factor: Tensor) -> FullGaussian:
+        mixed = factor + factor @ self.lower
+        diagonal = mixed.diagonal(dim1=-2, dim2=-1)
+        lower = (mixed / diagonal.unsqueeze(-1)).tril(-1)
+        return FullGaussian(self.mean, self.log_scale + torch.log(diagonal), lower)
+
     def detach(self) -> FullGaussian:
         return FullGaussian(self.mean.detach(), self.log_scale.detach(), self.lower.detach())

@@ -79,6 +79,14 @@ class PriorHead(nn.Module, ABC):
         Called once, before training; most priors have nothing to do.
         """
 
+    def as_normals(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and log standard deviation (n_latent,) of each latent variable.
+
+        None where the prior is not one of independent normals. Where nothing of a row is observed
+        its posterior is then the prior.
+        """
+        return None
+
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         """Randomness that ``sample`` needs."""

@@ -48,6 +48,9 @@ class DiagonalNormalHead(PriorHead):
     def forward(self, encode: Encode) -> DiagonalNormal:
         return DiagonalNormal(self.mean, self.log_scale)
 
+    def as_normals(self) -> tuple[Tensor, Tensor]:
+        return self.mean, self.log_scale
+
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         return {"z": NoiseSpec((n_draws, len(self.mean)))}
 

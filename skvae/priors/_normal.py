@@ -46,9 +46,13 @@ class StandardNormalHead(PriorHead):
     def __init__(self, n_latent: int) -> None:
         super().__init__()
         self.n_latent = n_latent
+        self.register_buffer("_zeros", torch.zeros(n_latent), persistent=False)
 
     def forward(self, encode: Encode) -> StandardNormal:
         return StandardNormal()
+
+    def as_normals(self) -> tuple[Tensor, Tensor]:
+        return self._zeros, self._zeros
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         return {"z": NoiseSpec((n_draws, self.n_latent))}

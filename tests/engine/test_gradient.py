@@ -82,8 +82,14 @@ def setting(
     models, batches, noise = [], [], []
     for seed in range(N_MODELS):
         X = likelihood.rows.from_real(rng.normal(size=(N_ROWS, N_COLUMNS)))
+        generator = torch.Generator().manual_seed(seed)
+        observed = None
+        if mask:
+            # Something of each row is observed: others are not trained on.
+            observed = (torch.rand(X.shape, generator=generator) < 0.7).to(torch.float64)
+            observed[:, 0] = 1.0
         model = build_model(
-            X,
+            X if observed is None else np.where(observed > 0, X, np.nan),
             n_latent=N_LATENT,
             likelihood=likelihood.component,
             encoder=network,
@@ -91,15 +97,12 @@ def setting(
             seed=seed,
             **ingredients,
         )
-        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for p in model.parameters():  # biases begin at zero
+            begin_at_zero = (model.missing.loadings, model.missing.root)
+            for p in (*model.parameters(), *begin_at_zero):  # so do biases
                 p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
         weight = torch.ones(N_ROWS, dtype=torch.float64)
         weight[-1 - seed :] = 0.0
-        observed = None
-        if mask:
-            observed = (torch.rand(X.shape, generator=generator) < 0.7).to(torch.float64)
         models.append(model)
         x = model.observation_head.standardize(torch.from_numpy(X))
         batches.append(Batch(x, observed, weight=weight))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae._core._batch import Batch
 from skvae.engine import TrainingStep
 from skvae.engine._chunk import Chunk
 from skvae.likelihoods import GaussianLikelihood
@@ -49,7 +50,7 @@ def name_of(combination):
     return " ".join(f"{kind}={label(component_of(entry))}" for kind, entry in combination.items())
 
 
-def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
+def model_and_step(device, *, automatic, dtype=torch.float32, missing=False, **entries):
     """A model on a device, the training step that every estimator takes, and a batch's shape."""
     case = entries.pop("likelihood", None) or case_of(GaussianLikelihood())
     objective = entries.pop("objective", SGVB())
@@ -59,6 +60,8 @@ def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     X = make_rows(case, N_ROWS)
     for side in ("encoder", "decoder"):
         ingredients[side] = for_columns(ingredients[side], X.shape[1])
+    if missing:
+        X[::2, 0] = np.nan
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
     bound = objective.build(100)
@@ -69,19 +72,23 @@ def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     return model, step, X
 
 
-def step_on(device, *, n_steps=2, generator=None, **entries):
+def step_on(device, *, n_steps=2, generator=None, missing=False, **entries):
     """Steps (the second has moments to read) of a combination, their inputs, and the model."""
-    model, step, X = model_and_step(device, **entries)
+    model, step, X = model_and_step(device, missing=missing, **entries)
+    like = Batch(torch.empty(1, X.shape[1]))
+    if missing:
+        n_factors = model.missing.loadings.shape[1]
+        like = like._replace(mask=like.x, factors=torch.empty(1, n_factors))
     chunk = Chunk(
         [model],
-        X.shape[1],
+        like,
         n_draws=step.n_draws,
         n_steps=n_steps,
         n_rows=N_ROWS,
         with_features=step.gradient.needs_features,
     )
-    if chunk.x.device != META:
-        chunk.x.copy_(model.observation_head.standardize(torch.from_numpy(X)))
+    if chunk.rows.x.device != META:
+        chunk.rows.x.copy_(model.observation_head.standardize(torch.from_numpy(X)))
     chunk.prepare(n_steps, generator)
     for inputs in chunk.steps:
         step(inputs)
@@ -89,16 +96,20 @@ def step_on(device, *, n_steps=2, generator=None, **entries):
 
 
 def settings():
-    """Every pair with the gradient that is the default; one at a time with the automatic one."""
-    for automatic, combinations in ((False, PAIRS), (True, ONE_AT_A_TIME)):
+    """Every pair with the gradient that is the default, one at a time otherwise."""
+    for automatic, missing, combinations in (
+        (False, False, PAIRS),
+        (True, False, ONE_AT_A_TIME),
+        (False, True, ONE_AT_A_TIME),
+    ):
         for combination in combinations:
-            name = name_of(combination) + (" automatic" if automatic else "")
-            yield pytest.param(combination, automatic, id=name)
+            name = name_of(combination) + " automatic" * automatic + " with holes" * missing
+            yield pytest.param(combination, automatic, missing, id=name)
 
 
-@pytest.mark.parametrize(("combination", "automatic"), list(settings()))
-def test_step_runs_without_values(combination, automatic):
-    step, total = step_on(META, automatic=automatic, **combination)
+@pytest.mark.parametrize(("combination", "automatic", "missing"), list(settings()))
+def test_step_runs_without_values(combination, automatic, missing):
+    step, total = step_on(META, automatic=automatic, missing=missing, **combination)
     gradients = [group.grad for group in step.flat.groups]
     assert all(t.device == META for t in (*step.state(), *gradients, total))
 

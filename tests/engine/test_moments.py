@@ -17,7 +17,7 @@ BERNOULLI = likelihood(BernoulliLikelihood(), BINARY)
 def moments_of(case, X, *, index=None, dtype=torch.float64):
     head = case.component.build(case.component.summarize(X), dtype)
     rows = Rows(X, head.standardize, index=index, dtype=dtype, device=CPU)
-    return residual_moments(rows, head)
+    return residual_moments(rows, head, 1)
 
 
 def matrix(moments):
@@ -84,7 +84,7 @@ def test_of_many_rows_some_stand_for_all(monkeypatch):
 
     rows = Rows(X, standardize, dtype=torch.float64, device=CPU)
     monkeypatch.setattr("skvae.engine._moments.BUDGET", 200 * 16)  # 200 rows of 4 × 4 products
-    moments = residual_moments(rows, head)
+    moments = residual_moments(rows, head, 1)
     assert 200 <= sum(touched) <= 202
     standard = (X - X.mean(axis=0)) / X.std(axis=0)
     fourth_moments = np.mean(standard[:, :, None] ** 2 * standard[:, None, :] ** 2, axis=0)
@@ -105,4 +105,4 @@ def test_no_moments_without_residuals():
         sample = expectation = from_expectation = None
 
     rows = Rows(np.zeros((4, 2)), lambda x: x, dtype=torch.float64, device=CPU)
-    assert residual_moments(rows, Bare()) is None
+    assert residual_moments(rows, Bare(), 1) is None

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from skvae._core._batch import Batch
 from skvae.engine import TrainingStep
 from skvae.engine._chunk import Chunk
 from skvae.engine._replay import FEWEST_STEPS, ReplayedSteps, runner_for
@@ -72,7 +73,7 @@ def setting(case, solver, *, automatic):
     step.clock.cooldown_start.fill_(9.0)
     chunk = Chunk(
         [model],
-        X.shape[1],
+        Batch(torch.empty(1, X.shape[1])),
         n_draws=1,
         n_steps=N_STEPS,
         n_rows=N_ROWS,
@@ -86,7 +87,7 @@ def history(step, chunk, x, run):
     generator = torch.Generator().manual_seed(0)
     seen = []
     for n_steps in (3, 2, 3, 2, 3):
-        chunk.x[:, :n_steps] = x
+        chunk.rows.x[:, :n_steps] = x
         chunk.prepare(n_steps, generator)
         run(chunk.steps[:n_steps])
         seen.append(chunk.total(n_steps))
@@ -147,13 +148,13 @@ def test_captured_history_equals_eager_history(case):
         rate = LearningRate(1e-2, 7, 5, torch.device("cuda"))
         step = TrainingStep([model], step.bound, registry.SOLVERS[0], rate)
         chunk = Chunk(
-            [model], x.shape[1], n_draws=1, n_steps=N_STEPS, n_rows=N_ROWS, with_features=True
+            [model], Batch(x[:1]), n_draws=1, n_steps=N_STEPS, n_rows=N_ROWS, with_features=True
         )
         run = ReplayedSteps(step).run if recorded else step.run
         generator = torch.Generator("cuda").manual_seed(0)
         seen = []
         for n_steps in (3, 2, 3, 2, 3):
-            chunk.x[:, :n_steps] = x.cuda()
+            chunk.rows.x[:, :n_steps] = x.cuda()
             chunk.prepare(n_steps, generator)
             run(chunk.steps[:n_steps])
             seen += [chunk.total(n_steps), *(t.clone() for t in step.state())]

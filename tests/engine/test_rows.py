@@ -29,7 +29,7 @@ def batches(rows, batch_size, generator, n_at_once=64):
     """Batches of one pass, copied as they are handed out."""
     x = torch.full((n_at_once, batch_size, rows.n_columns), torch.nan, dtype=rows._dtype)
     weight = torch.full((n_at_once, batch_size), torch.nan, dtype=rows._dtype)
-    for n_filled in rows.fill(x, weight, generator):
+    for n_filled in rows.fill(Batch(x, weight=weight), generator):
         for i in range(n_filled):
             yield Batch(x[i].clone(), weight=weight[i].clone())
 
@@ -89,8 +89,8 @@ def test_index_names_the_rows_of_a_set():
     index = np.array([9, 2, 5, 11, 3])
     rows = rows_for(numbered(12), index=index)
     assert len(rows) == 5
-    assert rows.slice(0, 3)[:, 0].tolist() == [9, 2, 5]
-    assert rows.gather(np.array([4, 0]))[:, 0].tolist() == [3, 9]
+    assert rows.slice(0, 3).x[:, 0].tolist() == [9, 2, 5]
+    assert rows.gather(np.array([4, 0])).x[:, 0].tolist() == [3, 9]
     given = one_pass(rows, 2)
     assert sorted(seen(given)) == sorted(index)
     # A set's padding is its own: held-out rows never come near training.
@@ -100,14 +100,14 @@ def test_index_names_the_rows_of_a_set():
 def test_slices_end_with_the_rows():
     rows = rows_for(numbered(5))
     assert len(rows) == 5
-    assert rows.slice(3, 99)[:, 0].tolist() == [3, 4]
+    assert rows.slice(3, 99).x[:, 0].tolist() == [3, 4]
 
 
 def test_rows_are_not_copied():
     X = numbered(6)
     rows = rows_for(X)
     X[:, 1] = 7.0
-    assert rows.slice(0, 6)[:, 1].tolist() == [7.0] * 6
+    assert rows.slice(0, 6).x[:, 1].tolist() == [7.0] * 6
     assert all(batch.x[0, 1] == 7.0 for batch in one_pass(rows, 2))
 
 
@@ -118,7 +118,7 @@ def test_rows_are_not_written_to():
     rows = rows_for(X)
     for batch in one_pass(rows, 4):
         batch.x.zero_()
-    rows.slice(0, 3).fill_(9.0)
+    rows.slice(0, 3).x.fill_(9.0)
     np.testing.assert_array_equal(X, before)
 
 
@@ -147,7 +147,7 @@ def test_form_of_the_rows_does_not_matter(form, dtype):
 def test_boolean_rows():
     X = np.array([[True, False], [False, False], [True, True]])
     rows = rows_for(X)
-    np.testing.assert_array_equal(rows.slice(0, 3).numpy(), X.astype(np.float32), strict=True)
+    np.testing.assert_array_equal(rows.slice(0, 3).x.numpy(), X.astype(np.float32), strict=True)
 
 
 def test_standardised_in_float64_before_the_cast():
@@ -156,7 +156,7 @@ def test_standardised_in_float64_before_the_cast():
     X = 1e8 + rng.normal(size=(50, 3))
     likelihood = GaussianLikelihood()
     head = likelihood.build(likelihood.summarize(X), torch.float32)
-    batch = rows_for(X, head.standardize).slice(0, 50)
+    batch = rows_for(X, head.standardize).slice(0, 50).x
     assert batch.dtype == torch.float32
     # 1e8 itself has 1.5e-8 in float64.
     expected = (X - X.mean(axis=0)) / X.std(axis=0)

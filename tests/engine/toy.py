@@ -88,12 +88,14 @@ def inputs_of(
 ) -> StepInputs:
     """Inputs of a step of models side by side, from one batch and noise for each."""
     x = [batch.x for batch in batches]
-    features = masks = None
+    features = masks = change = None
     if with_features:
-        heads = [model.observation_head for model in models]
-        x = [head.observe(b.x, n) for head, b, n in zip(heads, batches, noise, strict=True)]
-        parts = zip(heads, x, batches, strict=True)
-        features = torch.stack([head.features(rows, b.mask) for head, rows, b in parts])
+        observed = [m.observe(b, n) for m, b, n in zip(models, batches, noise, strict=True)]
+        x = [batch.x for batch in observed]
+        read = [model.read(batch) for model, batch in zip(models, observed, strict=True)]
+        features = torch.stack([own for own, _ in read])
+        if batches[0].mask is not None:
+            change = torch.stack([own for _, own in read])
     if batches[0].mask is not None:
         masks = torch.stack([batch.mask for batch in batches])
     weight = torch.stack(
@@ -102,7 +104,9 @@ def inputs_of(
     share = -weight / weight.sum(1, keepdim=True).clamp(min=1.0)
     together = {name: torch.stack([n[name] for n in noise]) for name in noise[0]}
     bounds = torch.empty_like(share)
-    return StepInputs(torch.stack(x), features, masks, share.unsqueeze(-1), together, bounds)
+    return StepInputs(
+        torch.stack(x), features, masks, share.unsqueeze(-1), together, bounds, change=change
+    )
 
 
 def take(step: TrainingStep, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:

@@ -39,6 +39,8 @@ def answers(estimator, X):
         "posterior_moments": np.stack(estimator.posterior_moments(X)),
         "sample": estimator.sample(5, random_state=0),
         "sample_posterior": estimator.sample_posterior(X, 2, random_state=0),
+        "impute": estimator.impute(X),
+        "sample_imputations": estimator.sample_imputations(X, 2, random_state=0),
     }
 
 

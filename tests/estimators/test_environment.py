@@ -440,14 +440,12 @@ def test_superfluous_y_is_ignored():
     assert with_y.score(X, y) == without.score(X)
 
 
-def test_nan_is_refused_by_name_where_scikit_learn_does_not_look():
+def test_infinity_is_refused_by_name_where_scikit_learn_does_not_look():
     X = factor_rows()
-    X[3, 2] = np.nan
+    X[3, 2] = np.inf
     with sklearn.config_context(assume_finite=True):
-        for bad in (np.nan, np.inf):
-            X[3, 2] = bad
-            with pytest.raises(ValueError, match=r"finite values; column 2 has"):
-                small_vae().fit(X)
+        with pytest.raises(ValueError, match=r"finite values; column 2 has"):
+            small_vae().fit(X)
         vae = small_vae().fit(np.delete(X, 3, axis=0))
         scores = vae.score_samples(X)
     assert np.isfinite(np.delete(scores, 3)).all() and not np.isfinite(scores[3])

@@ -182,8 +182,10 @@ def test_first_entries_of_the_registry_are_the_defaults():
 def test_checks_are_those_of_factor_analysis(estimator):
     ours = [describe(check) for _, check in estimator_checks_generator(estimator, mark=None)]
     reference = estimator_checks_generator(FactorAnalysis(), mark=None)
-    assert ours == [describe(check) for _, check in reference]
-    assert len(ours) >= 47
+    # Missing entries are allowed, which leaves one check out: ``test_missing.py`` is in its place.
+    names = [describe(check) for _, check in reference]
+    assert ours == [one for one in names if one[0] != "check_estimators_nan_inf"]
+    assert len(ours) >= 46
 
 
 @pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=registry_label)
@@ -191,6 +193,7 @@ def test_tags_are_those_of_factor_analysis(estimator):
     """So that no tag silences a check."""
     expected = get_tags(FactorAnalysis())
     expected.transformer_tags.preserves_dtype = ["float64", "float32"]
+    expected.input_tags.allow_nan = True
     assert get_tags(estimator) == expected
     assert not get_tags(estimator).non_deterministic
     assert not get_tags(estimator).no_validation

@@ -433,8 +433,9 @@ def test_after_an_imputer(iris):
     holes = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
     pipe = make_pipeline(SimpleImputer(), small_vae(), LogisticRegression(max_iter=1000))
     assert pipe.fit(holes, y).score(holes, y) > 0.6
-    with pytest.raises(ValueError, match="contains NaN"):
-        small_vae().fit(holes)
+    # Which it does not need.
+    pipe = make_pipeline(small_vae(), LogisticRegression(max_iter=1000))
+    assert pipe.fit(holes, y).score(holes, y) > 0.6
 
 
 def test_as_the_transformer_of_a_target(iris):

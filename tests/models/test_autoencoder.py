@@ -188,7 +188,7 @@ def started(X, n_latent, n_factors=None, **ingredients):
     bound, streams = SGVB().build(1), Streams(0)
     departures = start_linear_(
         model,
-        residual_moments(rows, head),
+        residual_moments(rows, head, n_factors),
         n_factors,
         judge=lambda m: float(bounds_of_rows(m, bound, rows, streams).mean()),
         generator=torch.Generator().manual_seed(0),
@@ -290,11 +290,12 @@ def test_training_may_leave_anew_from_the_networks_alone(X):
     networks = {name: MLP(hidden_layer_sizes=(7,)) for name in ("encoder", "decoder")}
     _, departures = started(X, 2, **networks)
     fresh = build_model(X, n_latent=2, **networks)
-    for name, value in departures[1].state_dict().items():
+    own = dict(fresh.named_parameters())
+    for name, value in departures[1].named_parameters():
         if "linear_path" in name:
             assert not value.any()
         else:
-            assert torch.equal(fresh.state_dict()[name], value)
+            assert torch.equal(own[name], value)
 
 
 def test_there_is_nothing_to_look_for_beyond_a_linear_decoder(X):

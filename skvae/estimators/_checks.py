@@ -1,0 +1,31 @@
+"""Checks of the arguments of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from sklearn.utils import check_random_state
+
+from skvae._core._random import MAX_SEED
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """`value`, which must be an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1; got {value!r}.")
+    return int(value)
+
+
+def one_of(value: Any, allowed: Sequence[str], name: str) -> None:
+    """Refuse a `value` that is not among those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def cpu_generator(random_state: Any) -> torch.Generator:
+    """CPU generator seeded from scikit-learn's notion of a random state."""
+    seed = int(check_random_state(random_state).randint(MAX_SEED))
+    return torch.Generator().manual_seed(seed)
