@@ -37,6 +37,9 @@ class Batch(NamedTuple):
     factors : Tensor of shape (n_rows, n_factors) or None
         What a linear model expects of the latent variables given what is observed, by which the
         encoder reads missing entries; None means that it is not known yet.
+    mixing : Tensor of shape (n_rows, n_factors, n_factors) or None
+        Lower triangular factors that mix the noise of the latent variables of rows of which only
+        part is observed; None means that it is not known yet.
     """
 
     x: Tensor
@@ -46,6 +49,7 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
     noise: Mapping[str, Tensor] | None = None
     factors: Tensor | None = None
+    mixing: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""
@@ -53,6 +57,32 @@ class Batch(NamedTuple):
             name: function(t) for name, t in self._asdict().items() if isinstance(t, Tensor)
         }
         return self._replace(**own)
+
+
+class MixedNoise(NamedTuple):
+    """Noise of the latent variables as ``Batch.mixing`` mixes it, for gradients derived by hand.
+
+    Attributes
+    ----------
+    noise : Tensor of shape (n_models, n_draws, n_rows, n_latent)
+    spread : Tensor of shape (n_models, n_rows, n_latent)
+        Its variances.
+    log_det : Tensor of shape (n_models, n_rows)
+        By how much its entropy exceeds that of independent noise.
+    factor : Tensor of shape (n_models, n_rows, n_latent, n_latent)
+    """
+
+    noise: Tensor
+    spread: Tensor
+    log_det: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, noise: Tensor, factor: Tensor) -> MixedNoise:
+        """Independent noise, mixed."""
+        mixed = (factor.unsqueeze(-4) * noise.unsqueeze(-2)).sum(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return cls(mixed, factor.square().sum(-1), log_det, factor)
 
 
 class StepInputs(NamedTuple):
@@ -74,9 +104,14 @@ class StepInputs(NamedTuple):
     bounds : Tensor of shape (n_models, n_rows)
         Where the bounds of the rows before the step go.
     factors : Tensor of shape (n_models, n_rows, n_factors) or None
+    mixing : Tensor of shape (n_models, n_rows, n_factors, n_factors) or None
         As in `Batch`.
     change : Tensor of shape (n_models, n_rows, n_code) or None
         What comes to the encoders' outputs where entries are missing; given with `features`.
+    missing : Tensor of shape (n_models, n_rows, n_columns) or None
+        1 where an entry is missing; given with `features`.
+    mixed : MixedNoise or None
+        Given with `features`, where there is `mixing`.
     """
 
     x: Tensor
@@ -86,13 +121,17 @@ class StepInputs(NamedTuple):
     noise: Mapping[str, Tensor]
     bounds: Tensor
     factors: Tensor | None = None
+    mixing: Tensor | None = None
     change: Tensor | None = None
+    missing: Tensor | None = None
+    mixed: MixedNoise | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
-        mask = None if self.mask is None else self.mask[i]
-        factors = None if self.factors is None else self.factors[i]
-        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0], factors=factors)
+        mask, factors, mixing = (
+            None if t is None else t[i] for t in (self.mask, self.factors, self.mixing)
+        )
+        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0], factors=factors, mixing=mixing)
         return batch, {name: t[i] for name, t in self.noise.items()}
 
 

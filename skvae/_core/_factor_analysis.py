@@ -18,8 +18,6 @@ EM_TOLERANCE = 1e-7
 LONGEST_EXTRAPOLATION = 1e8
 # Cycles after which the best of several starts is chosen and followed to the end.
 TRIAL_CYCLES = 20
-# Cycles from a given start.
-FEW_CYCLES = 5
 # Up to this many columns all eigenvectors are computed; a subspace iteration finds the leading ones
 # of more.
 DENSE_COLUMNS = 512
@@ -44,12 +42,15 @@ class SecondMoments(NamedTuple):
     mean : ndarray of shape (n_columns,) or None
         Where entries are missing, the mean is not that of the observed ones: here it is, and S are
         the moments about it.
+    guess : Factors or None
+        Near the maximum-likelihood factor analysis, if such are known.
     """
 
     times: Callable[[np.ndarray], np.ndarray]
     diagonal: np.ndarray
     max_cycles: int = 300
     mean: np.ndarray | None = None
+    guess: Factors | None = None
 
 
 class Factors(NamedTuple):
@@ -73,7 +74,7 @@ def factor_analysis(
     *,
     floor: float,
     seed: int = 0,
-    start: Factors | None = None,
+    n_cycles: int | None = None,
 ) -> Factors:
     """Maximum-likelihood factor analysis.
 
@@ -90,8 +91,8 @@ def factor_analysis(
         Smallest noise variance, as a share of the diagonal.
     seed : int, default=0
         For the random subspace from which the start is found.
-    start : Factors or None, default=None
-        Where to start, and to take a few steps only: the moments are about to change.
+    n_cycles : int or None, default=None
+        Cycles from ``moments.guess``; None means as many as it takes.
 
     References
     ----------
@@ -101,9 +102,10 @@ def factor_analysis(
     the convergence of any EM algorithm. Scandinavian Journal of Statistics 35.
     """
     em = _ExpectationMaximisation(moments, floor)
-    if start is not None:
-        theta = em.bounded(np.column_stack([start.loadings, np.log(start.noise)]))
-        _, theta = _accelerated(em, theta, FEW_CYCLES)
+    guess = moments.guess
+    if guess is not None and guess.loadings.shape == (len(moments.diagonal), n_factors):
+        theta = em.bounded(np.column_stack([guess.loadings, np.log(guess.noise)]))
+        _, theta = _accelerated(em, theta, moments.max_cycles if n_cycles is None else n_cycles)
         return rotated(theta[:, :-1], np.exp(theta[:, -1]))
     rng = np.random.default_rng(seed)
     # The likelihood has local optima at which one column takes a factor for itself. Starting from

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, NoiseSpec, StepInputs
+from skvae._core._batch import Batch, MixedNoise, NoiseSpec, StepInputs
 from skvae.models._base import LatentVariableModel
 
 # Of the rows and noise of one chunk: it stays in the last-level cache.
@@ -66,8 +66,9 @@ class Chunk:
             further_noise or {}
         )
         shapes = {name: spec.full_shape(n_rows) for name, spec in self._specs.items()}
-        given = {n: t.shape[-1] for n, t in like._asdict().items() if isinstance(t, Tensor)}
-        entries = n_rows * sum(given.values()) + sum(torch.Size(s).numel() for s in shapes.values())
+        given = {n: t.shape[1:] for n, t in like._asdict().items() if isinstance(t, Tensor)}
+        entries = n_rows * sum(shape.numel() for shape in given.values())
+        entries += sum(torch.Size(shape).numel() for shape in shapes.values())
         fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))
         self.n_steps = n_steps = max(1, min(n_steps, fitting, MAX_STEPS))
 
@@ -75,7 +76,7 @@ class Chunk:
             return first.detach().new_empty(len(models), n_steps, *shape)
 
         weight = empty(n_rows).fill_(1.0)
-        memory = {name: empty(n_rows, width) for name, width in given.items()}
+        memory = {name: empty(n_rows, *shape) for name, shape in given.items()}
         self.rows = Batch(**memory, weight=weight)
         self._share = empty(n_rows, 1)
         self._bounds = empty(n_rows)
@@ -89,6 +90,11 @@ class Chunk:
             self._same = features is probe
             self._features = self.rows.x if self._same else empty(*features.shape)
             self._change = None if change is None else empty(*change.shape)
+        self._missing = None if self._change is None else torch.empty_like(self.rows.x)
+        self._mixed: MixedNoise | None = None
+        if self._change is not None and self.rows.mixing is not None:
+            mixed = MixedNoise.of(self._noise["z"][0, 0], self.rows.mixing[0, 0])
+            self._mixed = MixedNoise(*(empty(*t.shape) for t in mixed[:3]), factor=self.rows.mixing)
 
         def part(t: Tensor | None, i: int) -> Tensor | None:
             return None if t is None else t[:, i]
@@ -102,7 +108,10 @@ class Chunk:
                 {name: t[:, i] for name, t in self._noise.items()},
                 self._bounds[:, i],
                 part(self.rows.factors, i),
+                part(self.rows.mixing, i),
                 part(self._change, i),
+                part(self._missing, i),
+                None if self._mixed is None else MixedNoise(*(t[:, i] for t in self._mixed)),
             )
             for i in range(n_steps)
         ]
@@ -137,6 +146,12 @@ class Chunk:
                 self._features[i, now] = features
                 if change is not None:
                     self._change[i, now] = change
+        if self._missing is not None:
+            torch.neg(self.rows.mask[:, now], out=self._missing[:, now]).add_(1.0)
+        if self._mixed is not None:
+            mixed = MixedNoise.of(self._noise["z"][:, now], self.rows.mixing[:, now])
+            for own, new in zip(self._mixed[:3], mixed[:3], strict=True):
+                own[:, now] = new
 
     def total(self, n_steps: int) -> Tensor:
         """Sums of the bounds of the rows of the first `n_steps` steps, (n_models,), float64."""

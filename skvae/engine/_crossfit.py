@@ -107,6 +107,10 @@ class CrossFit(TrainingLoop):
         self._run = runner_for(self.step, plan.n_steps(n_rows))
         self.clock = self.step.clock
         self._plan = plan
+        self._data = data
+        for rows, model in zip(data, models, strict=True):
+            if rows.has_missing:
+                rows.know(model.knowable)
         self._rows = _stacked([rows.slice(0, n_rows) for rows in data])
         self._chunk = self._chunk_for(models, bound.n_draws, size, self._n_steps)
         self._rows_generator = streams.generator("rows")
@@ -114,16 +118,33 @@ class CrossFit(TrainingLoop):
         # Held-out rows of each fold, filled up to the same number with rows that do not count.
         outside = [np.flatnonzero(folds == i) for i in range(n_folds)] * n_restarts
         width = max(len(rows) for rows in outside)
-        index = torch.from_numpy(np.stack([np.resize(rows, width) for rows in outside])).to(device)
+        self._outside = torch.from_numpy(np.stack([np.resize(r, width) for r in outside])).to(
+            device
+        )
         counts = np.stack([np.arange(width) < len(rows) for rows in outside])
         self._counts = torch.tensor(counts, device=device)
         judges = slice(n_restarts, None)
         self._judges = bound.gradient_step(self.step.flat.stack.some(judges))
         n_draws = evaluation_draws(bound, n_rows)
         self._held_out_rows = self._chunk_for(models[judges], n_draws, width)
-        for i, rows in enumerate(index):
-            _copy(self._held_out_rows.rows_of(i, 0), self._rows_of(n_restarts + i), rows)
-        self._held_out_rows.prepare(1, streams.generator("validation", device))
+        self._streams = streams
+        self._place_held_out()
+
+    def _place_held_out(self) -> None:
+        """Put the held-out rows where their bounds are computed, and always the same noise."""
+        chunk = self._held_out_rows
+        for i, rows in enumerate(self._outside):
+            _copy(chunk.rows_of(i, 0), self._rows_of(self._n_restarts + i), rows)
+        device = self._rows.x.device
+        chunk.prepare(1, self._streams.generator("validation", device))
+
+    def _know_rows(self) -> None:
+        if self._rows.mask is None:
+            return
+        for rows, model in zip(self._data, self.models, strict=True):
+            rows.know(model.knowable)
+        self._rows = _stacked([rows.slice(0, len(rows)) for rows in self._data])
+        self._place_held_out()
 
     def _chunk_for(
         self, models: Sequence[Autoencoder], n_draws: int, n_rows: int, n_steps: int = 1
@@ -131,7 +152,7 @@ class CrossFit(TrainingLoop):
         """Memory for the rows of some steps, or of one that is not trained on."""
         return Chunk(
             models,
-            self._rows,
+            self._rows_of(0),
             n_draws=n_draws,
             n_steps=n_steps,
             n_rows=n_rows,

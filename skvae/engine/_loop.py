@@ -80,6 +80,10 @@ class TrainingLoop(ABC):
     def _training_bound(self) -> float:
         """Mean bound of the training rows, in nats per row."""
 
+    @abstractmethod
+    def _know_rows(self) -> None:
+        """Compute anew what depends on the rows and the buffers of the models alone."""
+
     def _tensors(self) -> list[Tensor]:
         """All that training carries from step to step, the weights first."""
         return [*self._buffers(), *self.step.state()]
@@ -102,6 +106,7 @@ class TrainingLoop(ABC):
                 own = dict(model.named_parameters())
                 for name, parameter in departure.named_parameters():
                     own[name].copy_(parameter)
+        self._know_rows()
 
     def _choose_leader(self, bounds: Sequence[float]) -> None:
         """Let the restart of the largest mean bound lead; one that is not finite comes last."""

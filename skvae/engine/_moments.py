@@ -23,12 +23,19 @@ BUDGET = 2e10
 CHUNK_ROWS = 2048
 # With missing entries: multiplications of one expectation step, steps at most, gain in nats per
 # row below which they end, and the least noise as a share of a column's variance.
-STEP_BUDGET, MAX_STEPS, TOLERANCE = 2e9, 100, 1e-5
+STEP_BUDGET, MAX_STEPS, TOLERANCE = 2e9, 50, 1e-4
 NOISE_SHARE = 1e-6
+# Cycles of factor analysis between these steps.
+CYCLES = 5
 
 
 def residual_moments(
-    rows: Rows, head: ObservationHead, n_factors: int, *, seed: int = 0
+    rows: Rows,
+    head: ObservationHead,
+    n_factors: int,
+    *,
+    seed: int = 0,
+    guess: Factors | None = None,
 ) -> SecondMoments | None:
     """Second moments of the head's residuals; None if it offers none.
 
@@ -40,6 +47,8 @@ def residual_moments(
         Of the linear model by which missing entries are expected.
     seed : int, default=0
         For the start of that model.
+    guess : Factors or None, default=None
+        From where to find that model, if other rows have told.
     """
     n_rows = len(rows)
     first = head.residuals(rows.slice(0, 1).x)
@@ -48,7 +57,7 @@ def residual_moments(
     p = first.shape[-1]
     if rows.has_missing:
         with torch.no_grad():
-            return _moments_of_observed(rows, head, n_factors, p, seed)
+            return _moments_of_observed(rows, head, n_factors, p, seed, guess)
     cost = p * p if p <= DENSE_COLUMNS else 100 * p
     n_used = int(min(n_rows, max(BUDGET / cost, 2 * min(p, DENSE_COLUMNS))))
     used = np.linspace(0, n_rows - 1, n_used).astype(np.int64)
@@ -78,7 +87,12 @@ def residual_moments(
 
 
 def _moments_of_observed(
-    rows: Rows, head: ObservationHead, n_factors: int, p: int, seed: int
+    rows: Rows,
+    head: ObservationHead,
+    n_factors: int,
+    p: int,
+    seed: int,
+    guess: Factors | None,
 ) -> SecondMoments:
     """Maximum-likelihood moments of residuals of which some are missing.
 
@@ -104,24 +118,30 @@ def _moments_of_observed(
     counts = observed.sum(0)
     mean = r.sum(0) / counts.clamp(min=1.0)
     variance = ((r - mean).square() * observed).sum(0) / counts.clamp(min=1.0)
+    # Of a column that does not vary in these rows only its distance from the mean of all is known:
+    # around a mean of its own it would be without noise, and a row that differs impossible.
+    varies = (variance > 0).double()
+    mean = varies * mean
+    variance = torch.where(variance > 0, variance, r.square().sum(0) / counts.clamp(min=1.0))
     variance = torch.where(variance > 0, variance, 1.0)
-    # Columns that do not vary, or were never observed, keep a noise of their own.
     noise, loadings = variance.clone(), r.new_zeros(p, 1)
+    if guess is not None and guess.loadings.shape == (p, n_factors):
+        loadings, noise = (torch.from_numpy(t).to(r) for t in guess)
+    else:
+        guess = None
     before = -np.inf
     for step in range(MAX_STEPS):
-        likelihood, mean, covariance = _expect(r, observed, mean, loadings, noise)
+        likelihood, mean, covariance = _expect(r, observed, mean, loadings, noise, varies)
         if step > 1 and likelihood - before < TOLERANCE:
             break
         before = likelihood
         moments = _as_moments(covariance)
         if not n_factors:
             break
-        if step == 0:
-            found = factor_analysis(moments, n_factors, floor=NOISE_SHARE, seed=seed)
-        else:
-            found = _improved(moments, loadings, noise)
-        loadings, noise = (torch.from_numpy(t).to(r) for t in found)
-    return _as_moments(covariance)._replace(mean=mean.cpu().numpy())
+        moments = moments._replace(guess=guess)
+        guess = factor_analysis(moments, n_factors, floor=NOISE_SHARE, seed=seed, n_cycles=CYCLES)
+        loadings, noise = (torch.from_numpy(t).to(r) for t in guess)
+    return _as_moments(covariance)._replace(mean=mean.cpu().numpy(), guess=guess)
 
 
 def _as_moments(covariance: Tensor) -> SecondMoments:
@@ -129,20 +149,13 @@ def _as_moments(covariance: Tensor) -> SecondMoments:
     return SecondMoments(lambda b: dense @ b, np.diag(dense).copy())
 
 
-def _improved(moments: SecondMoments, loadings: Tensor, noise: Tensor) -> Factors:
-    """A few steps of factor analysis from where it is."""
-    return factor_analysis(
-        moments,
-        loadings.shape[1],
-        floor=NOISE_SHARE,
-        start=Factors(loadings.cpu().numpy(), noise.cpu().numpy()),
-    )
-
-
 def _expect(
-    r: Tensor, observed: Tensor, mean: Tensor, loadings: Tensor, noise: Tensor
+    r: Tensor, observed: Tensor, mean: Tensor, loadings: Tensor, noise: Tensor, varies: Tensor
 ) -> tuple[float, Tensor, Tensor]:
-    """Mean log-likelihood of what is observed, expected mean, and expected covariance about it."""
+    """Mean log-likelihood of what is observed, expected mean, and expected covariance about it.
+
+    The mean of a column where `varies` is 0 stays 0.
+    """
     n, p = r.shape
     weighted = loadings / noise.unsqueeze(1)
     k = loadings.shape[1]
@@ -168,7 +181,7 @@ def _expect(
         log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum()
         constant = (m * torch.log(2.0 * torch.pi * noise)).sum()
         log_likelihood -= 0.5 * float(quadratic + log_det + constant)
-    mean = filled.mean(0)
+    mean = varies * filled.mean(0)
     centred = filled - mean
     covariance = (centred.mT @ centred + spread) / n
     covariance.diagonal().add_(noise * (1.0 - observed.mean(0)))

@@ -7,7 +7,7 @@ a fixed shape; what the last one lacks is filled with rows of weight 0.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from skvae._core._batch import Batch
 GATHERED_AT_ONCE = 2**15
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
-# Rows of which the factors are computed at a time.
+# Rows of which something is computed at a time to be known afterwards.
 ROWS_AT_ONCE = 4096
 
 
@@ -54,7 +54,7 @@ class Rows:
     ) -> None:
         self._X = X
         self._placeholder = placeholder
-        self._factors: Tensor | None = None
+        self._known: dict[str, Tensor] = {}
         self._resident = _resident(X, device)
         self._standardize = standardize
         self._index = index
@@ -74,26 +74,32 @@ class Rows:
         """Whether batches have masks."""
         return self._placeholder is not None
 
-    def know_factors(self, factors: Callable[[Batch], Tensor | None]) -> None:
-        """Compute ``Batch.factors`` once, for all batches to come."""
-        self._factors = None
+    def know(self, what: Callable[..., Mapping[str, Tensor]]) -> None:
+        """Compute what can be known of rows with missing entries, for all batches to come.
+
+        `what` is the `knowable` of the model that will be given the batches.
+        """
+        self._known = {}
         if not self.has_missing:
             return
         with torch.no_grad():
             starts = range(0, len(self), ROWS_AT_ONCE)
-            parts = [factors(self.slice(s, s + ROWS_AT_ONCE)) for s in starts]
-        known = [part for part in parts if part is not None]
-        if known:
-            self._factors = torch.cat(known)
+            parts = [what(self.slice(s, s + ROWS_AT_ONCE), n_rows=len(self)) for s in starts]
+        self._known = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def evenly_spaced(self, n_rows: int) -> Rows:
         """At most `n_rows` of these rows, evenly spaced."""
         chosen = np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64)
         some = copy.copy(self)
         some._index = chosen if self._index is None else self._index[chosen]
-        if self._factors is not None:
-            some._factors = self._factors[torch.from_numpy(chosen).to(self._device)]
+        some._known = self._known_of(chosen)
         return some
+
+    def _known_of(self, positions: np.ndarray) -> dict[str, Tensor]:
+        if not self._known:
+            return {}
+        index = torch.from_numpy(positions).to(self._device)
+        return {name: t[index] for name, t in self._known.items()}
 
     def gather(self, positions: np.ndarray) -> Batch:
         """Rows at `positions` of this set, standardised, on the device."""
@@ -110,10 +116,7 @@ class Rows:
             own = torch.where(missing, self._placeholder.to(own), own)
         else:
             own = own.masked_fill(missing, self._placeholder)
-        factors = self._factors
-        if factors is not None:
-            factors = factors[torch.from_numpy(positions).to(self._device)]
-        return Batch(own, (~missing).to(self._dtype), factors=factors)
+        return Batch(own, (~missing).to(self._dtype), **self._known_of(positions))
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
@@ -123,11 +126,9 @@ class Rows:
         for start in range(0, len(positions), step):
             some = positions[start : start + step]
             rows, now = self.gather(some), slice(start, start + len(some))
-            into.x[now] = rows.x
-            if rows.mask is not None and into.mask is not None:
-                into.mask[now] = rows.mask
-            if rows.factors is not None and into.factors is not None:
-                into.factors[now] = rows.factors
+            for own, source in zip(into, rows, strict=True):
+                if isinstance(own, Tensor) and isinstance(source, Tensor):
+                    own[now] = source
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of this set, standardised, on the device."""

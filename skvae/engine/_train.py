@@ -121,6 +121,7 @@ class Trainer(TrainingLoop):
             If interrupted before the first epoch was finished.
         """
         self._rows, self._validation = rows, validation
+        self._know_rows()
         self._chunk = Chunk(
             self.models,
             rows.slice(0, 1),
@@ -173,6 +174,11 @@ class Trainer(TrainingLoop):
     def validate(self, rows: Rows) -> Tensor:
         """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
         return bounds_of_rows(self.model, self.bound, rows, self.streams)
+
+    def _know_rows(self) -> None:
+        for rows in (self._rows, self._validation):
+            if rows is not None and rows.has_missing:
+                rows.know(self.models[0].knowable)
 
     def _held_out(self) -> Tensor | None:
         if self._validation is None:

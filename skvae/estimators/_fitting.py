@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from skvae._core._batch import draw_noise
 from skvae._core._component import Component
 from skvae._core._device import resolve_device
+from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
 from skvae._core._random import MAX_SEED, Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
@@ -287,12 +288,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         departures: list[Sequence[Autoencoder]] = []
         if self.init == "linear" and setup.n_epochs == 0:
             places = [
-                self._start(setup._replace(model=restart), training) for restart in (model, *others)
+                self._start(setup._replace(model=restart), training)[0]
+                for restart in (model, *others)
             ]
             departures = list(zip(*places, strict=True))
-        for known in (training, validation):
-            if known is not None:
-                known.know_factors(model.factors)
         started = bool(departures)
         is_linear = self.init == "linear" and has_linear_start(model)
         if is_linear and self.early_stopping and not partial and validation is None:
@@ -369,7 +368,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         places = []
         for model in wholes:
             own = setup._replace(model=model)
-            places.append(self._start(own, _rows_for(own, rows)))
+            place, guess = self._start(own, _rows_for(own, rows))
+            places.append(place)
         device, n_latent = next(setup.model.parameters()).device, setup.model.latent_shape[0]
         complements = [np.flatnonzero(folds != fold) for fold in range(N_FOLDS)]
         summaries = [
@@ -385,12 +385,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 model = self._build_model(setup.components, n_latent, summary, generator)
                 own = setup._replace(model=model.to(device))
                 models.append(own.model)
-                places.append(self._start(own, _rows_for(own, rows, members)))
+                place, _ = self._start(own, _rows_for(own, rows, members), guess)
+                places.append(place)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
         data = [_rows_for(setup._replace(model=model), rows) for model in models]
-        for known, model in zip(data, models, strict=True):
-            known.know_factors(model.factors)
         program = CrossFit(
             models,
             list(zip(*places, strict=True)),
@@ -430,19 +429,27 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 "extreme values in X."
             ) from error
 
-    def _start(self, setup: Setup, rows: Rows) -> list[Autoencoder]:
-        """Start the model at the linear model of the rows; places from which training may leave it.
+    def _start(
+        self, setup: Setup, rows: Rows, guess: Factors | None = None
+    ) -> tuple[list[Autoencoder], Factors | None]:
+        """Start the model at the linear model of the rows, found from a guess where there is one.
 
-        None where the likelihood or a network has no linear model.
+        Returns
+        -------
+        departures : list of Autoencoder
+            Places from which training may leave; none where the likelihood or a network has no
+            linear model.
+        guess : Factors or None
+            For other rows like these; None where it would save nothing.
         """
         head = setup.model.observation_head
         n_directions = head.n_location_outputs - head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
         n_factors = min(setup.model.latent_shape[0], n_identified)
-        moments = residual_moments(rows, head, n_factors, seed=setup.seed)
+        moments = residual_moments(rows, head, n_factors, seed=setup.seed, guess=guess)
         if moments is None:
-            return []
+            return [], None
         generator = Streams(setup.seed).generator("init")
         bound = setup.components["objective_"].build(1)
         some, streams = rows.evenly_spaced(START_ROWS), Streams(setup.seed)
@@ -450,7 +457,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         def judge(model: Autoencoder) -> float:
             return float(bounds_of_rows(model, bound, some, streams).mean())
 
-        return start_linear_(setup.model, moments, n_factors, judge=judge, generator=generator)
+        places = start_linear_(setup.model, moments, n_factors, judge=judge, generator=generator)
+        return places, moments.guess
 
     def _plan(self, n_rows: int, *, partial: bool, start_is_rival: bool) -> Plan:
         """How to train on `n_rows` rows, from the parameters."""

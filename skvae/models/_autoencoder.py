@@ -25,6 +25,8 @@ from skvae.priors._base import Prior, PriorDistribution, PriorHead
 UNUSED_SCALE = 0.01
 # Smallest unit by which the mean of a row's posterior is moved, as a share of itself and 1.
 SMALLEST_REACH = 0.02
+# Entries of the factors that mix the noise of rows with holes, up to which they are kept (256 MB).
+MIXING_ENTRIES = 2**26
 
 
 class Autoencoder(LatentVariableModel):
@@ -92,20 +94,25 @@ class Autoencoder(LatentVariableModel):
         features = self.missing.filled(features, batch.mask, batch.factors)
         return features, self.posterior_head.change_of_outputs(change)
 
-    def factors(self, batch: Batch) -> Tensor | None:
-        if batch.mask is None:
-            return None
+    def knowable(self, batch: Batch, *, n_rows: int) -> dict[str, Tensor]:
+        if batch.mask is None or not self.missing.loadings.shape[1]:
+            return {}
         features = self.observation_head.features(batch.x, batch.mask)
-        return self.missing.factors(features, batch.mask)
+        known = {"factors": self.missing.factors(features, batch.mask)}
+        if self.posterior_head.mixes and n_rows * self.latent_shape[0] ** 2 <= MIXING_ENTRIES:
+            known["mixing"] = self.missing.mixing(batch.mask)
+        return known
 
     def posterior_of(self, code: Tensor) -> PosteriorDistribution:
         return self.posterior_head(code)
 
     def family(self, batch: Batch) -> Callable[[Tensor], PosteriorDistribution]:
-        if batch.mask is None or self.training or not self.missing.root.shape[1]:
-            return self.posterior_head
         # Factors that are independent given a complete row are not given a part of it.
-        factor = self.missing.mixing(batch.mask)
+        factor = batch.mixing
+        if factor is None:
+            if batch.mask is None or self.training or not self.missing.mixing_root.shape[1]:
+                return self.posterior_head
+            factor = self.missing.mixing(batch.mask)
         return lambda code: self.posterior_head(code).correlated(factor)
 
     def generative_weights(self) -> list[str]:

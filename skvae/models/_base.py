@@ -100,9 +100,12 @@ class LatentVariableModel(nn.Module, ABC):
         """
         raise NotImplementedError  # abstract where the gradient is derived by hand
 
-    def factors(self, batch: Batch) -> Tensor | None:
-        """What is worth knowing beforehand of rows with missing entries: see ``Batch.factors``."""
-        return None
+    def knowable(self, batch: Batch, *, n_rows: int) -> dict[str, Tensor]:
+        """Fields of a batch that are worth computing once, where entries are missing.
+
+        `n_rows` is how many rows they will be kept for.
+        """
+        return {}
 
     def posterior_mean(self, batch: Batch) -> Tensor:
         """Mean of q(z | x) of each row, (n_rows, *latent_shape)."""

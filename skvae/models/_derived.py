@@ -90,11 +90,10 @@ class DerivedAutoencoder:
         x, mask = inputs.x, inputs.mask
         if inputs.change is not None:
             outputs.add_(inputs.change)
-        self._missing = None
-        if self.path is not None and mask is not None:
-            self._missing = 1.0 - mask
+        self._missing = inputs.missing
+        if self.path is not None and self._missing is not None:
             add_products_(outputs, self._missing, self.path)
-        self._z = z = self.posterior.draw(outputs, inputs.noise)
+        self._z = z = self.posterior.draw(outputs, inputs.noise, inputs.mixed)
         n_draws = z.shape[1] // x.shape[1]
         if n_draws > 1:
             x = x.repeat(1, n_draws, 1)
@@ -152,7 +151,9 @@ class DerivedAutoencoder:
                 in_entropy = log_ratio.new_zeros(n_models, n_rows, 1)
         in_code = q.backward(in_draws, in_entropy, in_mean, in_variance)
         self.encoder.backward(in_code, need_inputs=False)
+        if self.path_gradient is None:
+            return
         if self._missing is not None:
             products_into(self.path_gradient, self._missing.mT, in_code)
-        elif self.path_gradient is not None:
+        else:
             self.path_gradient.zero_()

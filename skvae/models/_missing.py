@@ -42,6 +42,8 @@ class MissingEntries(nn.Module):
     root : Tensor of shape (n_features, n_factors)
         Square roots of what each feature adds to the precision of each of the factors that the
         latent variables started at.
+    mixing_root : Tensor of shape (n_features, n_factors)
+        The same, or zero where noise is not to be mixed.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class MissingEntries(nn.Module):
         self.register_buffer("precision", torch.ones(n_features, dtype=dtype))
         self.register_buffer("gain", torch.ones(n_features, dtype=dtype))
         self.register_buffer("root", torch.zeros(n_features, n_factors, dtype=dtype))
+        self.register_buffer("mixing_root", torch.zeros(n_features, n_factors, dtype=dtype))
         self.register_buffer("column_of_feature", column_of_feature, persistent=False)
         self.path = LinearPath(n_columns, n_outputs, bias=False, dtype=dtype) if learns else None
 
@@ -77,6 +80,7 @@ class MissingEntries(nn.Module):
         if start is not None and self.root.shape[1]:
             root = torch.from_numpy(start.loadings * start.precision[:, None] ** 0.5)
             self.root[:, : root.shape[1]] = root
+        self.mixing_root.copy_(self.root)
 
     def of_features(self, mask: Tensor) -> Tensor:
         """Mask (..., n_features) of the features, from that of the columns."""
@@ -121,7 +125,7 @@ class MissingEntries(nn.Module):
         covariance of the latent variables in the linear model that they started at, given what is
         observed. It is the identity for complete rows.
         """
-        precision = _precision(self.root.double(), self.of_features(mask).double())
+        precision = _precision(self.mixing_root.double(), self.of_features(mask).double())
         scale = precision.diagonal(dim1=1, dim2=2).rsqrt()
         precision = scale.unsqueeze(1) * precision * scale.unsqueeze(2)
         # With J the exchange of first and last, and M the factor of J precision J, the inverse has

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skvae._core._batch import NoiseSpec
+from skvae._core._batch import MixedNoise, NoiseSpec
 from skvae._core._component import Component
 
 
@@ -36,9 +36,12 @@ class PosteriorHead(nn.Module, ABC):
         Whether the mean is the location outputs, so that it can be had without the others.
     hand_derived : bool
         Whether ``derived`` is offered.
+    mixes : bool
+        Whether its distributions can be ``correlated``.
     """
 
     mean_is_location: bool = False
+    mixes: bool = False
     n_outputs: int
     n_location_outputs: int
     hand_derived: bool = False
@@ -163,7 +166,9 @@ class DerivedPosterior(ABC):
     variance: Tensor
 
     @abstractmethod
-    def draw(self, outputs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+    def draw(
+        self, outputs: Tensor, noise: Mapping[str, Tensor], mixed: MixedNoise | None = None
+    ) -> Tensor:
         """Draws z, one after the other: (n_models, n_draws * n_rows, n_latent).
 
         Parameters
@@ -172,6 +177,8 @@ class DerivedPosterior(ABC):
             Of the encoder.
         noise : mapping of str to Tensor
             As ``noise_spec`` declares, with the axis of the models first.
+        mixed : MixedNoise or None
+            The noise of z where it is ``correlated``.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from skvae._core._batch import NoiseSpec
+from skvae._core._batch import MixedNoise, NoiseSpec
 from skvae._core._normal import (
     LOG_2PI,
     normal_log_prob,
@@ -52,6 +52,7 @@ class DiagonalHead(PosteriorHead):
 
     hand_derived = True
     mean_is_location = True
+    mixes = True
 
     def __init__(self, n_latent: int) -> None:
         super().__init__()
@@ -123,8 +124,11 @@ class DerivedDiagonal(DerivedPosterior):
     def __init__(self) -> None:
         self._memory: dict[torch.Size, _Memory] = {}
 
-    def draw(self, outputs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        self._noise = eps = noise["z"]
+    def draw(
+        self, outputs: Tensor, noise: Mapping[str, Tensor], mixed: MixedNoise | None = None
+    ) -> Tensor:
+        self._standard, self._mixed = noise["z"], mixed
+        self._noise = eps = self._standard if mixed is None else mixed.noise
         now = self._memory.get(eps.shape)
         if now is None or now.outputs is not outputs:
             now = self._memory[eps.shape] = _Memory(outputs, eps)
@@ -132,19 +136,30 @@ class DerivedDiagonal(DerivedPosterior):
         torch.clamp(now.raw, MIN_LOG_SCALE, MAX_LOG_SCALE, out=now.log_scale)
         torch.exp(now.log_scale, out=now.scale)
         torch.mul(now.scale, now.scale, out=now.variance)
+        if mixed is not None:
+            now.variance.mul_(mixed.spread)
         torch.addcmul(now.mean_of_draws, now.scale_of_draws, eps, out=now.draws)
         return now.flat_draws
 
     def entropy(self) -> Tensor:
-        return self._now.log_scale.sum(-1).add_(self._now.entropy_constant)
+        entropy = self._now.log_scale.sum(-1).add_(self._now.entropy_constant)
+        return entropy if self._mixed is None else entropy.add_(self._mixed.log_det)
 
     def log_prob(self) -> Tensor:
-        eps = self._noise
+        eps = self._standard
         square = torch.linalg.vecdot(eps, eps).mul_(-0.5).sub_(0.5 * LOG_2PI * eps.shape[-1])
-        return square.sub_(self._now.log_scale.sum(-1).unsqueeze(1)).flatten(1)
+        log_det = self._now.log_scale.sum(-1)
+        if self._mixed is not None:
+            log_det.add_(self._mixed.log_det)
+        return square.sub_(log_det.unsqueeze(1)).flatten(1)
 
     def log_prob_backward_(self, coefficient: Tensor, gradient: Tensor) -> None:
-        slope = (self._noise / self._now.scale_of_draws).flatten(1, 2)
+        standard = self._standard
+        if self._mixed is not None:
+            standard = torch.linalg.solve_triangular(
+                self._mixed.factor.mT.unsqueeze(1), standard.unsqueeze(-1), upper=True
+            ).squeeze(-1)
+        slope = (standard / self._now.scale_of_draws).flatten(1, 2)
         gradient.addcmul_(coefficient, slope, value=-1.0)
 
     def backward(

@@ -44,6 +44,7 @@ class FullCovarianceHead(PosteriorHead):
     """Means, logarithms of the diagonal of the Cholesky factor, its rows below the diagonal."""
 
     mean_is_location = True
+    mixes = True
 
     def __init__(self, n_latent: int) -> None:
         super().__init__()

@@ -98,14 +98,18 @@ def setting(
             **ingredients,
         )
         with torch.no_grad():
-            begin_at_zero = (model.missing.loadings, model.missing.root)
+            own = model.missing
+            begin_at_zero = (own.loadings, own.root, own.mixing_root)
             for p in (*model.parameters(), *begin_at_zero):  # so do biases
                 p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
         weight = torch.ones(N_ROWS, dtype=torch.float64)
         weight[-1 - seed :] = 0.0
         models.append(model)
         x = model.observation_head.standardize(torch.from_numpy(X))
-        batches.append(Batch(x, observed, weight=weight))
+        batch = Batch(x, observed, weight=weight)
+        if mask:
+            batch = batch._replace(**model.knowable(batch, n_rows=N_ROWS))
+        batches.append(batch)
         noise.append(noise_for(model, bound.n_draws, N_ROWS, seed=seed))
     return models, bound, batches, noise
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skvae._core._batch import Batch, Clock, NoiseSpec, StepInputs
+from skvae._core._batch import Batch, Clock, MixedNoise, NoiseSpec, StepInputs
 from skvae._core._random import Streams
 from skvae.engine import EpochReport, Plan, Rows, Trainer, TrainingStep
 from skvae.objectives._base import Bound
@@ -88,7 +88,7 @@ def inputs_of(
 ) -> StepInputs:
     """Inputs of a step of models side by side, from one batch and noise for each."""
     x = [batch.x for batch in batches]
-    features = masks = change = None
+    features = masks = change = missing = mixed = factors = mixing = None
     if with_features:
         observed = [m.observe(b, n) for m, b, n in zip(models, batches, noise, strict=True)]
         x = [batch.x for batch in observed]
@@ -96,6 +96,10 @@ def inputs_of(
         features = torch.stack([own for own, _ in read])
         if batches[0].mask is not None:
             change = torch.stack([own for _, own in read])
+            missing = 1.0 - torch.stack([batch.mask for batch in batches])
+        if batches[0].mixing is not None:
+            z = torch.stack([n["z"] for n in noise])
+            mixed = MixedNoise.of(z, torch.stack([batch.mixing for batch in batches]))
     if batches[0].mask is not None:
         masks = torch.stack([batch.mask for batch in batches])
     weight = torch.stack(
@@ -104,8 +108,22 @@ def inputs_of(
     share = -weight / weight.sum(1, keepdim=True).clamp(min=1.0)
     together = {name: torch.stack([n[name] for n in noise]) for name in noise[0]}
     bounds = torch.empty_like(share)
+    if batches[0].factors is not None:
+        factors = torch.stack([batch.factors for batch in batches])
+    if batches[0].mixing is not None:
+        mixing = torch.stack([batch.mixing for batch in batches])
     return StepInputs(
-        torch.stack(x), features, masks, share.unsqueeze(-1), together, bounds, change=change
+        torch.stack(x),
+        features,
+        masks,
+        share.unsqueeze(-1),
+        together,
+        bounds,
+        factors=factors,
+        mixing=mixing,
+        change=change,
+        missing=missing,
+        mixed=mixed,
     )
 
 

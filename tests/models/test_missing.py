@@ -208,7 +208,7 @@ def test_missing_features_are_read_as_expected(X):
     head = model.observation_head
     np.testing.assert_allclose(head.unstandardize(read), mean, rtol=1e-6, atol=1e-5)
     # The same from factors that are known beforehand.
-    rows.know_factors(model.factors)
+    rows.know(model.knowable)
     known = rows.slice(0, len(X))
     assert known.factors is not None
     torch.testing.assert_close(model.read(known)[0], read)
