@@ -18,7 +18,12 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
+from skvae.likelihoods import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
+)
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
 from skvae.networks._base import Network
@@ -118,6 +123,8 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
+    likelihood(StudentTLikelihood(), REAL),
+    likelihood(StudentTLikelihood(df=4.0), REAL),
 ]
 
 PRIORS = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ class ColumnSummary(NamedTuple):
         1/n), exactly 0 for a constant column. All four are 0 for a column without any.
     n_observed : ndarray of shape (n_columns,), float64
         Number of observed entries.
+    marginals : mapping of str to ndarray of shape (n_columns,), float64
+        Further parameters of the columns' marginals, which the ``summarize`` of a likelihood may
+        add; empty otherwise, and in a blank summary.
     """
 
     mean: np.ndarray
@@ -27,6 +31,7 @@ class ColumnSummary(NamedTuple):
     minimum: np.ndarray
     maximum: np.ndarray
     n_observed: np.ndarray
+    marginals: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it

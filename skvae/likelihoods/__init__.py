@@ -4,3 +4,4 @@ from skvae.likelihoods._base import Likelihood, ObservationHead
 from skvae.likelihoods._bernoulli import BernoulliLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood
+from skvae.likelihoods._student_t import StudentTLikelihood
