@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skvae.likelihoods import (
     BernoulliLikelihood,
     GaussianLikelihood,
+    LogNormalLikelihood,
     PoissonLikelihood,
     StudentTLikelihood,
 )
@@ -60,6 +61,8 @@ class Support(NamedTuple):
         Ends of the support.
     to_real : callable or None
         Inverse of `from_real`; None if the support consists of the whole numbers between its ends.
+    is_closed : bool
+        Whether the ends belong to it.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Support(NamedTuple):
     low: float
     high: float
     to_real: Callable[[np.ndarray], np.ndarray] | None = None
+    is_closed: bool = True
 
     @property
     def discrete(self) -> bool:
@@ -78,6 +82,10 @@ def _sigmoid(t: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * t))
 
 
+# Between these logarithms numbers are neither 0 nor infinite in float32 either.
+POSITIVE = Support(
+    "positive", lambda t: np.exp(np.clip(t, -40.0, 40.0)), 0.0, math.inf, np.log, is_closed=False
+)
 REAL = Support("real", lambda t: t, -math.inf, math.inf, lambda x: x)
 UNIT = Support("unit", _sigmoid, 0.0, 1.0, lambda x: np.log(x) - np.log1p(-x))
 BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
@@ -123,6 +131,8 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
+    likelihood(LogNormalLikelihood(), POSITIVE),
+    likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
     likelihood(StudentTLikelihood(), REAL),
     likelihood(StudentTLikelihood(df=4.0), REAL),
 ]
