@@ -22,6 +22,7 @@ from skvae.likelihoods import (
     BernoulliLikelihood,
     GaussianLikelihood,
     LogNormalLikelihood,
+    NegativeBinomialLikelihood,
     PoissonLikelihood,
     StudentTLikelihood,
 )
@@ -131,6 +132,7 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
+    likelihood(NegativeBinomialLikelihood(), COUNT),
     likelihood(LogNormalLikelihood(), POSITIVE),
     likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
     likelihood(StudentTLikelihood(), REAL),

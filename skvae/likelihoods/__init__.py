@@ -4,5 +4,6 @@ from skvae.likelihoods._base import Likelihood, ObservationHead
 from skvae.likelihoods._bernoulli import BernoulliLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
 from skvae.likelihoods._log_normal import LogNormalLikelihood
+from skvae.likelihoods._negative_binomial import NegativeBinomialLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood
 from skvae.likelihoods._student_t import StudentTLikelihood
