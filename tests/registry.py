@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from skvae.likelihoods import (
     BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
     GaussianLikelihood,
     LogNormalLikelihood,
     NegativeBinomialLikelihood,
@@ -135,6 +136,7 @@ LIKELIHOODS = [
     likelihood(NegativeBinomialLikelihood(), COUNT),
     likelihood(LogNormalLikelihood(), POSITIVE),
     likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
+    likelihood(ContinuousBernoulliLikelihood(), UNIT),
     likelihood(StudentTLikelihood(), REAL),
     likelihood(StudentTLikelihood(df=4.0), REAL),
 ]
