@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from skvae.likelihoods import (
     BernoulliLikelihood,
+    BetaLikelihood,
     ContinuousBernoulliLikelihood,
     GaussianLikelihood,
     LogNormalLikelihood,
@@ -90,6 +91,15 @@ POSITIVE = Support(
 )
 REAL = Support("real", lambda t: t, -math.inf, math.inf, lambda x: x)
 UNIT = Support("unit", _sigmoid, 0.0, 1.0, lambda x: np.log(x) - np.log1p(-x))
+# Off 0 and 1 in float32 too, and not much of it near them.
+OPEN_UNIT = Support(
+    "open unit",
+    lambda t: 1e-7 + (1.0 - 2e-7) * _sigmoid(0.5 * t),
+    0.0,
+    1.0,
+    lambda x: 2.0 * (np.log(x - 1e-7) - np.log1p(-x - 1e-7)),
+    is_closed=False,
+)
 BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 # Capped at exp(4), so that the laws can sum over all counts that matter.
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
@@ -137,6 +147,7 @@ LIKELIHOODS = [
     likelihood(LogNormalLikelihood(), POSITIVE),
     likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
     likelihood(ContinuousBernoulliLikelihood(), UNIT),
+    likelihood(BetaLikelihood(), OPEN_UNIT),
     likelihood(StudentTLikelihood(), REAL),
     likelihood(StudentTLikelihood(df=4.0), REAL),
 ]

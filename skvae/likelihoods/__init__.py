@@ -2,6 +2,7 @@
 
 from skvae.likelihoods._base import Likelihood, ObservationHead
 from skvae.likelihoods._bernoulli import BernoulliLikelihood
+from skvae.likelihoods._beta import BetaLikelihood
 from skvae.likelihoods._continuous_bernoulli import ContinuousBernoulliLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
 from skvae.likelihoods._log_normal import LogNormalLikelihood

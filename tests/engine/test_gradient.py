@@ -40,6 +40,7 @@ REGISTERED = {
 # name that is not here and drops out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {
     "likelihood": {
+        "BetaLikelihood",
         "ContinuousBernoulliLikelihood",
         "NegativeBinomialLikelihood",
         "StudentTLikelihood",
