@@ -26,6 +26,7 @@ from skvae.likelihoods import (
     LogNormalLikelihood,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
+    SigmoidGaussianLikelihood,
     StudentTLikelihood,
 )
 from skvae.likelihoods._base import Likelihood
@@ -116,18 +117,26 @@ class LikelihoodCase(NamedTuple):
     outcome : Support
         Over which the probability adds up to one; `rows` unless the likelihood makes something
         else of X first, as binarisation does.
+    from_real : callable
+        Map of real numbers to rows that the likelihood is meant for: into `rows`, unless those are
+        a part of its support only.
     """
 
     component: Likelihood
     rows: Support
     outcome: Support
+    from_real: Callable[[np.ndarray], np.ndarray]
 
 
 def likelihood(
-    component: Likelihood, rows: Support, outcome: Support | None = None
+    component: Likelihood,
+    rows: Support,
+    outcome: Support | None = None,
+    from_real: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> LikelihoodCase:
     """Entry of `LIKELIHOODS`."""
-    return LikelihoodCase(component, rows, rows if outcome is None else outcome)
+    outcome = rows if outcome is None else outcome
+    return LikelihoodCase(component, rows, outcome, from_real or rows.from_real)
 
 
 # Laws build heads for this many columns.
@@ -148,6 +157,8 @@ LIKELIHOODS = [
     likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
     likelihood(ContinuousBernoulliLikelihood(), UNIT),
     likelihood(BetaLikelihood(), OPEN_UNIT),
+    likelihood(SigmoidGaussianLikelihood(), REAL, from_real=_sigmoid),
+    likelihood(SigmoidGaussianLikelihood(noise="predicted"), REAL, from_real=_sigmoid),
     likelihood(StudentTLikelihood(), REAL),
     likelihood(StudentTLikelihood(df=4.0), REAL),
 ]
@@ -280,7 +291,7 @@ def make_rows(
     common = rng.normal(size=(n_rows, 1))
     rows = 0.7 * common + rng.normal(size=(n_rows, n_columns))
     rows = rows * np.linspace(0.5, 1.5, n_columns) + np.linspace(-0.5, 0.5, n_columns)
-    return case.rows.from_real(rows)
+    return case.from_real(rows)
 
 
 def build_head(

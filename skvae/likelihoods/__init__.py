@@ -8,4 +8,5 @@ from skvae.likelihoods._gaussian import GaussianLikelihood
 from skvae.likelihoods._log_normal import LogNormalLikelihood
 from skvae.likelihoods._negative_binomial import NegativeBinomialLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood
+from skvae.likelihoods._sigmoid_gaussian import SigmoidGaussianLikelihood
 from skvae.likelihoods._student_t import StudentTLikelihood

@@ -28,7 +28,7 @@ MIN_LOG_PRECISION, MAX_LOG_PRECISION = math.log(1e-2), math.log(1e6)
 MARGINAL_LOG_PRECISION = (math.log(2e-2), math.log(5e5))
 # Mean of the logarithm of a uniform variable, and for how many rows of such variables the marginals
 # are fitted besides: a constant column would have no finite precision.
-UNIFORM_LOG, UNIFORM_ROWS = -1.0, 0.1
+UNIFORM_LOG, UNIFORM_ROWS = -1.0, 0.01
 # Least share of a column's variance that its own noise keeps in the linear start.
 LEAST_UNIQUENESS = 0.02
 

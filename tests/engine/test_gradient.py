@@ -43,6 +43,7 @@ AUTOMATIC: dict[str, set[str]] = {
         "BetaLikelihood",
         "ContinuousBernoulliLikelihood",
         "NegativeBinomialLikelihood",
+        "SigmoidGaussianLikelihood",
         "StudentTLikelihood",
     },
     "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
@@ -86,7 +87,7 @@ def setting(
     bound = objective.build(100)
     models, batches, noise = [], [], []
     for seed in range(N_MODELS):
-        X = likelihood.rows.from_real(rng.normal(size=(N_ROWS, N_COLUMNS)))
+        X = likelihood.from_real(rng.normal(size=(N_ROWS, N_COLUMNS)))
         model = build_model(
             X,
             n_latent=N_LATENT,

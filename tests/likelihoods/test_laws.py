@@ -95,7 +95,7 @@ def test_mass_is_one(case, seed):
 def test_density_of_rows_is_the_sum_over_columns(case, with_gradient, n_columns):
     rng = np.random.default_rng(0)
     head = case.component.build(
-        case.component.summarize(case.rows.from_real(rng.normal(size=(20, n_columns)))),
+        case.component.summarize(case.from_real(rng.normal(size=(20, n_columns)))),
         torch.float64,
     )
     x = head_units(
@@ -338,7 +338,7 @@ def test_initial_outputs_give_the_marginals(case):
 
 @every_likelihood
 def test_constant_columns_have_a_finite_start(case):
-    X = np.tile(case.rows.from_real(np.array([-1.0, 0.0, 1.0])), (5, 1))
+    X = np.tile(case.from_real(np.array([-1.0, 0.0, 1.0])), (5, 1))
     head = case.component.build(case.component.summarize(X), torch.float64)
     outputs = head.initial_outputs().clone().requires_grad_()
     x = head.standardize(torch.from_numpy(X))
