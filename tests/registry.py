@@ -28,6 +28,7 @@ from skvae.likelihoods import (
     PoissonLikelihood,
     SigmoidGaussianLikelihood,
     StudentTLikelihood,
+    ZeroInflatedNegativeBinomialLikelihood,
 )
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
@@ -106,6 +107,11 @@ BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
 
 
+def _counts_or_nothing(t: np.ndarray) -> np.ndarray:
+    """Counts with more zeros than belong to them."""
+    return np.where(t > -0.5, 2.0 + COUNT.from_real(t), 0.0)
+
+
 class LikelihoodCase(NamedTuple):
     """A likelihood, what X may hold, and what its probability is over.
 
@@ -155,6 +161,12 @@ LIKELIHOODS = [
     likelihood(NegativeBinomialLikelihood(), COUNT),
     likelihood(LogNormalLikelihood(), POSITIVE),
     likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
+    likelihood(ZeroInflatedNegativeBinomialLikelihood(), COUNT, from_real=_counts_or_nothing),
+    likelihood(
+        ZeroInflatedNegativeBinomialLikelihood(zeros="predicted"),
+        COUNT,
+        from_real=_counts_or_nothing,
+    ),
     likelihood(ContinuousBernoulliLikelihood(), UNIT),
     likelihood(BetaLikelihood(), OPEN_UNIT),
     likelihood(SigmoidGaussianLikelihood(), REAL, from_real=_sigmoid),

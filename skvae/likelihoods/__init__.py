@@ -10,3 +10,4 @@ from skvae.likelihoods._negative_binomial import NegativeBinomialLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood
 from skvae.likelihoods._sigmoid_gaussian import SigmoidGaussianLikelihood
 from skvae.likelihoods._student_t import StudentTLikelihood
+from skvae.likelihoods._zero_inflated import ZeroInflatedNegativeBinomialLikelihood

@@ -45,6 +45,7 @@ AUTOMATIC: dict[str, set[str]] = {
         "NegativeBinomialLikelihood",
         "SigmoidGaussianLikelihood",
         "StudentTLikelihood",
+        "ZeroInflatedNegativeBinomialLikelihood",
     },
     "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": {
