@@ -236,6 +236,26 @@ def test_gradient_of_log_prob_matches_finite_differences(case):
 
 
 @every_likelihood
+@pytest.mark.parametrize("size", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_finite_however_extreme_the_outputs(case, size, dtype):
+    head = build_head(case, dtype=dtype)
+    x = head.standardize(torch.from_numpy(make_rows(case, 6))).to(dtype)
+    signs = torch.tensor([[1.0], [-1.0]], dtype=dtype).expand(2, head.n_outputs)
+    # Either end in every output alone, and in all together.
+    outputs = torch.cat([size * signs, size * torch.eye(head.n_outputs, dtype=dtype)])
+    outputs = outputs[:, None].repeat(1, 6, 1).requires_grad_()
+    params = head.params_from(outputs)
+    log_prob = head.log_prob_columns(params, x)
+    gradients = torch.autograd.grad(log_prob.sum(), [outputs, *head.parameters()])
+    for value in (log_prob, *gradients):
+        assert torch.isfinite(value).all()
+    with torch.no_grad():
+        draws = head.sample(params, torch.Generator().manual_seed(0))
+    assert not torch.isnan(draws).any()
+
+
+@every_likelihood
 def test_columns_and_rows_do_not_mix(case):
     head = build_head(case)
     x = head.standardize(torch.from_numpy(make_rows(case, 5)))
