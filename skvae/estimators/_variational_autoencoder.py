@@ -48,8 +48,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
         :class:`~skvae.networks.Convolutional`; None means an MLP of `hidden_layer_sizes` and
         `activation`.
     likelihood : {"gaussian", "student_t", "log_normal", "beta", "continuous_bernoulli", \
-"sigmoid_gaussian", "bernoulli", "poisson", "negative_binomial", "zero_inflated_negative_binomial"} \
-or likelihood component, default="gaussian"
+"sigmoid_gaussian", "bernoulli", "poisson", "negative_binomial", \
+"zero_inflated_negative_binomial"} or likelihood component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "student_t" for real values
         with outliers, "log_normal" for positive values, "beta" for values strictly between 0 and 1,

@@ -14,8 +14,12 @@ from skvae.likelihoods._base import LinearStart
 from skvae.likelihoods._first_order import START_LENGTHS
 from skvae.likelihoods._gaussian import GaussianHead, GaussianParams, NormalLikelihood
 
-# Means of columns start no nearer to 0 or 1 than this, where the logistic function is flat.
-LEAST_MEAN = 1e-3
+# Means of columns start no nearer to 0 or 1 than this, those of constant columns than the second
+# number: at 0 and 1 the logistic function is flat.
+LEAST_MEAN, LEAST_CONSTANT = 1e-10, 1e-3
+# Least slope of a column's mean in its logit, in standard deviations of the column, by which the
+# loadings of the linear start are divided.
+LEAST_SLOPE = 0.05
 
 
 class SigmoidGaussianLikelihood(NormalLikelihood, shorthand="sigmoid_gaussian"):
@@ -70,7 +74,8 @@ class SigmoidGaussianHead(GaussianHead):
 
     def __init__(self, summary: ColumnSummary, *, dtype: torch.dtype, **noise: object) -> None:
         super().__init__(summary, dtype=dtype, **noise)  # type: ignore[arg-type]
-        level = np.clip(summary.mean, LEAST_MEAN, 1.0 - LEAST_MEAN)
+        least = np.where(summary.scale > 0, LEAST_MEAN, LEAST_CONSTANT)
+        level = np.clip(summary.mean, least, 1.0 - least)
         self.register_buffer("level", torch.tensor(np.log(level) - np.log1p(-level), dtype=dtype))
 
     def initial_outputs(self) -> Tensor:
@@ -90,7 +95,7 @@ class SigmoidGaussianHead(GaussianHead):
         logits = self.level.double().cpu().numpy()
         mean = 1.0 / (1.0 + np.exp(-logits))
         # Of the mean in the units of the head, in the logit.
-        slope = mean * (1.0 - mean) / self.scale.cpu().numpy()
+        slope = np.maximum(mean * (1.0 - mean) / self.scale.cpu().numpy(), LEAST_SLOPE)
         starts = []
         for length in START_LENGTHS:
             loadings = length * exact.loadings
