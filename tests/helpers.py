@@ -34,7 +34,7 @@ class OnSupport(VariationalAutoencoder):
         rows = super()._read_rows(X, reset=reset)
         case = case_of(resolve(self.likelihood, Likelihood, "likelihood"))
         dtype = rows.dtype if rows.dtype.kind == "f" else np.dtype(np.float32)
-        mapped = case.rows.from_real(rows.astype(np.float64)).astype(dtype)
+        mapped = case.from_real(rows.astype(np.float64)).astype(dtype)
         return mapped if rows.dtype.kind != "f" else np.where(np.isnan(rows), rows, mapped)
 
 

@@ -18,7 +18,18 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
+from skvae.likelihoods import (
+    BernoulliLikelihood,
+    BetaLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+    LogNormalLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    SigmoidGaussianLikelihood,
+    StudentTLikelihood,
+    ZeroInflatedNegativeBinomialLikelihood,
+)
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
 from skvae.networks._base import Network
@@ -55,6 +66,8 @@ class Support(NamedTuple):
         Ends of the support.
     to_real : callable or None
         Inverse of `from_real`; None if the support consists of the whole numbers between its ends.
+    is_closed : bool
+        Whether the ends belong to it.
     """
 
     name: str
@@ -62,6 +75,7 @@ class Support(NamedTuple):
     low: float
     high: float
     to_real: Callable[[np.ndarray], np.ndarray] | None = None
+    is_closed: bool = True
 
     @property
     def discrete(self) -> bool:
@@ -73,11 +87,29 @@ def _sigmoid(t: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * t))
 
 
+# Between these logarithms numbers are neither 0 nor infinite in float32 either.
+POSITIVE = Support(
+    "positive", lambda t: np.exp(np.clip(t, -40.0, 40.0)), 0.0, math.inf, np.log, is_closed=False
+)
 REAL = Support("real", lambda t: t, -math.inf, math.inf, lambda x: x)
 UNIT = Support("unit", _sigmoid, 0.0, 1.0, lambda x: np.log(x) - np.log1p(-x))
+# Off 0 and 1 in float32 too, and not much of it near them.
+OPEN_UNIT = Support(
+    "open unit",
+    lambda t: 1e-7 + (1.0 - 2e-7) * _sigmoid(0.5 * t),
+    0.0,
+    1.0,
+    lambda x: 2.0 * (np.log(x - 1e-7) - np.log1p(-x - 1e-7)),
+    is_closed=False,
+)
 BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 # Capped at exp(4), so that the laws can sum over all counts that matter.
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
+
+
+def _counts_or_nothing(t: np.ndarray) -> np.ndarray:
+    """Counts with more zeros than belong to them."""
+    return np.where(t > -0.5, 2.0 + COUNT.from_real(t), 0.0)
 
 
 class LikelihoodCase(NamedTuple):
@@ -91,18 +123,26 @@ class LikelihoodCase(NamedTuple):
     outcome : Support
         Over which the probability adds up to one; `rows` unless the likelihood makes something
         else of X first, as binarisation does.
+    from_real : callable
+        Map of real numbers to rows that the likelihood is meant for: into `rows`, unless those are
+        a part of its support only.
     """
 
     component: Likelihood
     rows: Support
     outcome: Support
+    from_real: Callable[[np.ndarray], np.ndarray]
 
 
 def likelihood(
-    component: Likelihood, rows: Support, outcome: Support | None = None
+    component: Likelihood,
+    rows: Support,
+    outcome: Support | None = None,
+    from_real: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> LikelihoodCase:
     """Entry of `LIKELIHOODS`."""
-    return LikelihoodCase(component, rows, rows if outcome is None else outcome)
+    outcome = rows if outcome is None else outcome
+    return LikelihoodCase(component, rows, outcome, from_real or rows.from_real)
 
 
 # Laws build heads for this many columns.
@@ -118,6 +158,21 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
+    likelihood(NegativeBinomialLikelihood(), COUNT),
+    likelihood(LogNormalLikelihood(), POSITIVE),
+    likelihood(LogNormalLikelihood(noise="predicted"), POSITIVE),
+    likelihood(ZeroInflatedNegativeBinomialLikelihood(), COUNT, from_real=_counts_or_nothing),
+    likelihood(
+        ZeroInflatedNegativeBinomialLikelihood(zeros="predicted"),
+        COUNT,
+        from_real=_counts_or_nothing,
+    ),
+    likelihood(ContinuousBernoulliLikelihood(), UNIT),
+    likelihood(BetaLikelihood(), OPEN_UNIT),
+    likelihood(SigmoidGaussianLikelihood(), REAL, from_real=_sigmoid),
+    likelihood(SigmoidGaussianLikelihood(noise="predicted"), REAL, from_real=_sigmoid),
+    likelihood(StudentTLikelihood(), REAL),
+    likelihood(StudentTLikelihood(df=4.0), REAL),
 ]
 
 PRIORS = [
@@ -248,7 +303,7 @@ def make_rows(
     common = rng.normal(size=(n_rows, 1))
     rows = 0.7 * common + rng.normal(size=(n_rows, n_columns))
     rows = rows * np.linspace(0.5, 1.5, n_columns) + np.linspace(-0.5, 0.5, n_columns)
-    return case.rows.from_real(rows)
+    return case.from_real(rows)
 
 
 def build_head(

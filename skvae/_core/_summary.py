@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ class ColumnSummary(NamedTuple):
         Number of observed entries.
     has_missing : bool
         Whether there are missing entries to learn from.
+    marginals : mapping of str to ndarray of shape (n_columns,), float64
+        Further parameters of the columns' marginals, which the ``summarize`` of a likelihood may
+        add; empty otherwise, and in a blank summary.
     """
 
     mean: np.ndarray
@@ -30,6 +34,7 @@ class ColumnSummary(NamedTuple):
     maximum: np.ndarray
     n_observed: np.ndarray
     has_missing: bool = False
+    marginals: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it

@@ -47,10 +47,15 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Architecture, for instance :class:`~skvae.networks.MLP` or, for images,
         :class:`~skvae.networks.Convolutional`; None means an MLP of `hidden_layer_sizes` and
         `activation`.
-    likelihood : {"gaussian", "bernoulli", "poisson"} or likelihood component, default="gaussian"
+    likelihood : {"gaussian", "student_t", "log_normal", "beta", "continuous_bernoulli", \
+"sigmoid_gaussian", "bernoulli", "poisson", "negative_binomial", \
+"zero_inflated_negative_binomial"} or likelihood component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
-        are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
-        ones, "poisson" for counts.
+        are standardised inside, and answers are in the units of X), "student_t" for real values
+        with outliers, "log_normal" for positive values, "beta" for values strictly between 0 and 1,
+        "continuous_bernoulli" and "sigmoid_gaussian" for intensities in [0, 1], "bernoulli" for
+        zeros and ones, "poisson" for counts, "negative_binomial" for counts that vary more, and
+        "zero_inflated_negative_binomial" for those with excess zeros.
     prior : {"diagonal", "flow", "laplace", "mixture", "normal", "vamp"} or prior component, \
 default="normal"
         Distribution of the latent variables: "normal" is N(0, I), "diagonal" a normal with learned
@@ -149,7 +154,8 @@ posterior component, default="diagonal"
         Mean of each column of the training rows.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of the observation noise, in the units of X squared, averaged over the training
-        rows where it is predicted. Only with a Gaussian likelihood.
+        rows where it is predicted. Only with a Gaussian, sigmoid Gaussian or Student's t
+        likelihood.
     weight_scales_ : dict of str to ndarray
         Standard deviations of the uncertain weights by their names in `model_`, which holds their
         means. Only with `weight_posterior`, and only where training gained on the linear model.

@@ -17,13 +17,8 @@ from skvae._core._factor_analysis import SecondMoments, correlation_factors, rot
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._first_order import MIN_UNIQUENESS, START_LENGTHS
 
-# Least share of a column's variance that its own noise keeps in the linear start: the logit of a
-# column explained to more than this would have to be larger than first order can say.
-MIN_UNIQUENESS = 0.1
-# Lengths at which loadings are tried. With the last the start is the marginals but for a hair: with
-# none at all neither encoder nor decoder would have a gradient.
-START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.05)
 # Numbers of at least 1/2 whose product is no denormal float32.
 FACTORS = 112
 # By how much a logit grows where the argument of the normal distribution function grows by 1.

@@ -21,7 +21,8 @@ from skvae._core._factor_analysis import (
 from skvae._core._normal import LOG_2PI, normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart
+from skvae.likelihoods._standardized import StandardizedHead
 
 # Smallest noise variance, relative to the variance of the column. A floor that binds costs whole
 # nats (columns that nearly repeat each other, one gross outlier in a column), so it lies below what
@@ -33,7 +34,50 @@ NOISE_FLOOR, EXACT_NOISE_FLOOR = 1e-12, 1e-14
 LEAST_NOISE = 0.01
 
 
-class GaussianLikelihood(Likelihood, shorthand="gaussian"):
+class NormalLikelihood(Likelihood):
+    """Likelihood with normal noise around what the decoder says; not for direct use."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "noise": [
+            StrOptions({"per_feature", "shared", "predicted"}),
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+        ],
+    }
+
+    def __init__(self, *, noise: Any = "per_feature") -> None:
+        self.noise = noise
+
+    def noise_of(self, n_columns: int) -> dict[str, Any]:
+        """What a head has to know of the noise, checked.
+
+        Raises
+        ------
+        ValueError
+            If `noise` is not one of the allowed values, or not one for each column.
+        """
+        self.check_parameters()
+        common = isinstance(self.noise, str) and self.noise == "shared"
+        fixed = None
+        if not isinstance(self.noise, str):
+            variance = np.asarray(self.noise, dtype=np.float64)
+            common = variance.ndim == 0
+            name = type(self).__name__
+            if not common and variance.shape != (n_columns,):
+                raise ValueError(
+                    f"noise of {name} has shape {variance.shape}, but X has "
+                    f"{n_columns} columns. Pass one variance for each column, or one number."
+                )
+            if not (np.isfinite(variance).all() and (variance > 0).all()):
+                raise ValueError(
+                    f"noise of {name} must be positive and finite; got "
+                    f"{self.noise!r}. A noise is a variance, in the units of X squared."
+                )
+            fixed = np.broadcast_to(variance, (n_columns,))
+        return {"noise": self.noise, "fixed": fixed, "common": common}
+
+
+class GaussianLikelihood(NormalLikelihood, shorthand="gaussian"):
     """Normal density around the decoder's output.
 
     Parameters
@@ -72,38 +116,9 @@ default="per_feature"
     VariationalAutoencoder(likelihood=GaussianLikelihood(noise='shared'))
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "noise": [
-            StrOptions({"per_feature", "shared", "predicted"}),
-            Interval(Real, 0, None, closed="neither"),
-            "array-like",
-        ],
-    }
-
-    def __init__(self, *, noise: Any = "per_feature") -> None:
-        self.noise = noise
-
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> GaussianHead:
         """Head whose location and scale are those of the training columns."""
-        self.check_parameters()
-        n_columns = len(summary.mean)
-        common = isinstance(self.noise, str) and self.noise == "shared"
-        fixed = None
-        if not isinstance(self.noise, str):
-            variance = np.asarray(self.noise, dtype=np.float64)
-            common = variance.ndim == 0
-            if not common and variance.shape != (n_columns,):
-                raise ValueError(
-                    f"noise of GaussianLikelihood has shape {variance.shape}, but X has "
-                    f"{n_columns} columns. Pass one variance for each column, or one number."
-                )
-            if not (np.isfinite(variance).all() and (variance > 0).all()):
-                raise ValueError(
-                    "noise of GaussianLikelihood must be positive and finite; got "
-                    f"{self.noise!r}. A noise is a variance, in the units of X squared."
-                )
-            fixed = np.broadcast_to(variance, (n_columns,))
-        return GaussianHead(summary, noise=self.noise, fixed=fixed, common=common, dtype=dtype)
+        return GaussianHead(summary, **self.noise_of(len(summary.mean)), dtype=dtype)
 
 
 class GaussianParams(NamedTuple):
@@ -113,16 +128,9 @@ class GaussianParams(NamedTuple):
     log_scale: Tensor
 
 
-class GaussianHead(ObservationHead):
-    """Normal density in standardised columns, reported for the user's rows.
+class GaussianHead(StandardizedHead):
+    """Normal density in standardised columns, reported for the user's rows."""
 
-    Attributes
-    ----------
-    location, scale : Tensor of shape (n_columns,), float64
-        ``x_head = (x_user - location) / scale``.
-    """
-
-    float64_buffers = ("location", "scale")
     hand_derived = True
 
     def __init__(
@@ -134,7 +142,6 @@ class GaussianHead(ObservationHead):
         common: bool,
         dtype: torch.dtype,
     ) -> None:
-        super().__init__()
         n_columns = len(summary.mean)
         constant = summary.scale == 0
         scale = np.where(constant, 1.0, summary.scale)
@@ -142,11 +149,9 @@ class GaussianHead(ObservationHead):
             largest = summary.scale.max(initial=0.0)
             root_mean_square = largest * np.sqrt(np.mean((summary.scale / (largest or 1.0)) ** 2))
             scale = np.full(n_columns, root_mean_square or 1.0)
-        self.n_columns = self.n_location_outputs = self.n_features = n_columns
+        super().__init__(summary.mean, scale)
         self.predicted = isinstance(noise, str) and noise == "predicted"
         self.n_outputs = 2 * n_columns if self.predicted else n_columns
-        self.register_buffer("location", torch.tensor(summary.mean, dtype=torch.float64))
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
         learned = np.ones(n_columns) if common else (~constant).astype(np.float64)
         self.register_buffer("learned", torch.tensor(learned, dtype=dtype))
         if fixed is not None:
@@ -160,14 +165,6 @@ class GaussianHead(ObservationHead):
         self.fixed = fixed is not None
         self.n_noise_directions = 0 if self.fixed else 1
         self.common = common
-
-    def standardize(self, x: Tensor) -> Tensor:
-        x = x if x.is_floating_point() else x.to(self.location.dtype)
-        # One pass converts and subtracts; the result is float64 whatever x is.
-        return torch.sub(x, self.location).div_(self.scale)
-
-    def unstandardize(self, x: Tensor) -> Tensor:
-        return x * self.scale.to(x.dtype) + self.location.to(x.dtype)
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else torch.where(mask > 0, x, torch.zeros_like(x))
@@ -267,9 +264,6 @@ class GaussianHead(ObservationHead):
 
     def expectation(self, params: GaussianParams) -> Tensor:
         return params.mean
-
-    def from_expectation(self, expectation: Tensor) -> Tensor:
-        return self.unstandardize(expectation)
 
     def noise_variance(self, params: GaussianParams) -> Tensor:
         # In float64: the square of a scale of 1e20 is infinite in float32.

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
-
-# exp(30) ~ 1e13 counts: above it a rate is a symptom, and exp() would overflow float32 at 89.
-MAX_LOG_RATE = 30.0
-# Least share of a column's variance that its own noise keeps in the linear start.
-MIN_UNIQUENESS = 0.1
-# Lengths at which loadings are tried. With the last the start is the marginals but for a hair: with
-# none at all neither encoder nor decoder would have a gradient.
-START_LENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.05)
+from skvae.likelihoods._base import DerivedObservation
+from skvae.likelihoods._counts import MAX_LOG_RATE, CountHead, CountLikelihood, guarded_mean
 
 
-class PoissonLikelihood(Likelihood, shorthand="poisson"):
+class PoissonLikelihood(CountLikelihood, shorthand="poisson"):
     """Poisson probability whose log-rate is the decoder's output.
 
     Examples
@@ -37,21 +29,11 @@ class PoissonLikelihood(Likelihood, shorthand="poisson"):
     (3, 5)
     """
 
-    is_discrete = True
-
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> PoissonHead:
         """Head that starts at the mean count of each column."""
         self.check_parameters()
-        return PoissonHead(summary, dtype=dtype)
-
-    def invalid(self, X: np.ndarray) -> np.ndarray | None:
-        return ~((X >= 0) & (X == np.floor(X)))
-
-    def support_hint(self) -> tuple[str, str]:
-        return (
-            "counts (0, 1, 2, ...)",
-            'Round the column if it holds counts, or use likelihood="gaussian".',
-        )
+        mean = guarded_mean(summary)
+        return PoissonHead(summary, np.log(mean), mean, dtype=dtype)
 
 
 class PoissonParams(NamedTuple):
@@ -60,58 +42,13 @@ class PoissonParams(NamedTuple):
     log_rate: Tensor
 
 
-class PoissonHead(ObservationHead):
+class PoissonHead(CountHead):
     """Poisson probability of counts."""
 
     hand_derived = True
 
-    def __init__(self, summary: ColumnSummary, *, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.n_columns = self.n_outputs = len(summary.mean)
-        self.n_location_outputs = self.n_features = self.n_columns
-        # Half a count in one more row: a column of zeros keeps a finite log-rate.
-        rate = (summary.n_observed * summary.mean + 0.5) / (summary.n_observed + 1.0)
-        self.register_buffer("log_mean", torch.tensor(np.log(rate), dtype=dtype))
-        deviation = np.sqrt(np.maximum(summary.scale**2, rate))
-        self.register_buffer("deviation", torch.tensor(deviation, dtype=dtype))
-
-    def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        # log(1 + x): counts are skewed, and the decoder works on the log scale too.
-        logs = torch.log1p(x) - torch.log1p(torch.exp(self.log_mean))
-        return logs if mask is None else torch.where(mask > 0, logs, torch.zeros_like(x))
-
-    def initial_outputs(self) -> Tensor:
-        return self.log_mean
-
-    def residuals(self, x: Tensor) -> Tensor:
-        return (x - torch.exp(self.log_mean)) / self.deviation
-
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
-        """Log-linear factor analysis, from the factors of the correlation matrix.
-
-        With w the loadings of the log-rates and m the means, the covariance of two columns is
-        ``m_i m_j (exp(w_i @ w_j) - 1)``: to first order the factors of the correlation matrix,
-        times standard deviation over mean, are the loadings, and the length of a column's own is
-        known beyond first order. How far that carries depends on the columns, so the loadings are
-        offered at several lengths.
-        """
-        mean = np.exp(self.log_mean.double().cpu().numpy())
-        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
-        relative = self.deviation.double().cpu().numpy() / mean
-        first_order = loadings * relative[:, None]
-        shared = np.square(first_order).sum(1)
-        shrinkage = np.sqrt(np.log1p(shared) / np.maximum(shared, np.finfo(float).tiny))
-        starts = []
-        for length in START_LENGTHS:
-            part = length * shrinkage[:, None] * first_order
-            turned = rotated(part, 1.0 / mean).loadings
-            # The mean of the rates is kept.
-            outputs = np.log(mean) - 0.5 * np.square(turned).sum(1)
-            # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
-            starts.append(LinearStart(turned, mean, 1.0 + mean, outputs))
-        return starts
+    def with_factors(self, square: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        return np.exp(self.log_mean.double().cpu().numpy()), {}
 
     def params_from(self, outputs: Tensor) -> PoissonParams:
         return PoissonParams(outputs.clamp(max=MAX_LOG_RATE))
@@ -129,9 +66,6 @@ class PoissonHead(ObservationHead):
 
     def expectation(self, params: PoissonParams) -> Tensor:
         return torch.exp(params.log_rate)
-
-    def from_expectation(self, expectation: Tensor) -> Tensor:
-        return expectation
 
 
 class DerivedPoisson(DerivedObservation):

@@ -39,7 +39,14 @@ REGISTERED = {
 # What of the registered is trained by automatic differentiation, by class or as it is written. A
 # name that is not here and drops out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {
-    "likelihood": set(),
+    "likelihood": {
+        "BetaLikelihood",
+        "ContinuousBernoulliLikelihood",
+        "NegativeBinomialLikelihood",
+        "SigmoidGaussianLikelihood",
+        "StudentTLikelihood",
+        "ZeroInflatedNegativeBinomialLikelihood",
+    },
     "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": {
         "FlowPosterior",
@@ -81,7 +88,7 @@ def setting(
     bound = objective.build(100)
     models, batches, noise = [], [], []
     for seed in range(N_MODELS):
-        X = likelihood.rows.from_real(rng.normal(size=(N_ROWS, N_COLUMNS)))
+        X = likelihood.from_real(rng.normal(size=(N_ROWS, N_COLUMNS)))
         generator = torch.Generator().manual_seed(seed)
         observed = None
         if mask:

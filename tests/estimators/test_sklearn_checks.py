@@ -97,7 +97,7 @@ def configurations():
             yield vae(init=init)
     seen = {type(LIKELIHOODS[0].component)}
     for case in LIKELIHOODS[1:]:
-        estimator = VariationalAutoencoder if case.rows is REAL else OnSupport
+        estimator = VariationalAutoencoder if case.from_real is REAL.from_real else OnSupport
         parameters = {"likelihood": case.component, "max_iter": 3}
         if type(case.component) in seen:
             parameters["early_stopping"] = False

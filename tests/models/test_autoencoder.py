@@ -327,7 +327,7 @@ def test_a_model_is_started_where_its_prior_starts_near_that_of_linear_models(X,
     "case", each([c for c in LIKELIHOODS if c.outcome.name == "binary" and c.rows is c.outcome])
 )
 def test_a_binary_model_starts_better_than_the_marginals(case):
-    X = case.rows.from_real(
+    X = case.from_real(
         np.random.default_rng(0).normal(size=(300, 1)) * 1.5 + make_rows(case, 300, 8)
     )
     model, departures = started(X, 1, likelihood=case.component)

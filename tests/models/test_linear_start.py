@@ -343,7 +343,7 @@ def test_binary_start_beats_the_marginals(case):
     """Rows with two groups of columns that go together."""
     rng = np.random.default_rng(0)
     common = np.repeat(rng.normal(size=(400, 2)), 5, axis=1)
-    X = case.rows.from_real(2.0 * common + rng.normal(size=(400, 10)))
+    X = case.from_real(2.0 * common + rng.normal(size=(400, 10)))
     vae = at_the_start(X, 2, likelihood=case.component)
     marginals = at_the_start(X, 0, likelihood=case.component)
     gain = vae.score_samples(X) - marginals.score_samples(X)
