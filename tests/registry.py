@@ -18,7 +18,12 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, PoissonLikelihood
+from skvae.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    PoissonLikelihood,
+)
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
 from skvae.networks._base import Network
@@ -78,6 +83,8 @@ UNIT = Support("unit", _sigmoid, 0.0, 1.0, lambda x: np.log(x) - np.log1p(-x))
 BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 # Capped at exp(4), so that the laws can sum over all counts that matter.
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
+# Three codes, of which a normal variable gives each about as often.
+CODE = Support("code", lambda t: np.digitize(t, [-0.4, 0.4]).astype(t.dtype), 0.0, 2.0)
 
 
 class LikelihoodCase(NamedTuple):
@@ -118,6 +125,7 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(binarize=0.25), REAL, BINARY),
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
+    likelihood(CategoricalLikelihood(n_categories=3), CODE),
 ]
 
 PRIORS = [

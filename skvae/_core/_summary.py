@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class ColumnSummary(NamedTuple):
         1/n), exactly 0 for a constant column. All four are 0 for a column without any.
     n_observed : ndarray of shape (n_columns,), float64
         Number of observed entries.
+    details : object
+        What else a likelihood wants to know, as it noted it itself in `summarize`; None if nothing,
+        and in a blank summary.
     """
 
     mean: np.ndarray
@@ -27,6 +30,7 @@ class ColumnSummary(NamedTuple):
     minimum: np.ndarray
     maximum: np.ndarray
     n_observed: np.ndarray
+    details: Any = None
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it

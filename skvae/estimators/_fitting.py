@@ -42,6 +42,7 @@ from skvae.estimators._progress import Progress
 from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, copies, hold_out, read_rows
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
+from skvae.likelihoods._base import Columns
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 
 # A component is active where its posterior tells more than this about a row.
@@ -182,9 +183,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """Validated rows, as all that follows sees them."""
         return read_rows(self, X, reset=reset)
 
+    def _columns(self, X: Any) -> Columns:
+        """What is known of the columns of X, which has been read, beside its entries."""
+        return Columns(getattr(self, "feature_names_in_", None))
+
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
+        given = components["likelihood_"]
+        if not continued:
+            components["likelihood_"] = given.settled(rows, self._columns(X))
         setup = self._continue(components) if continued else None
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
@@ -209,8 +217,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             "validation_scores_": [*earlier[1], *result.validation_scores],
             "_trainer_state": state if partial or self.warm_start else None,
         }
-        for name in ("noise_variance_", "weight_scales_"):
+        for name in ("noise_variance_", "weight_scales_", "_likelihood_given"):
             vars(self).pop(name, None)
+        if fitted["likelihood_"] is not given:
+            fitted["_likelihood_given"] = given
         vars(self).update(fitted)
         if not partial:
             self._warn(result)
@@ -234,14 +244,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _continue(self, components: dict[str, Component]) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
         changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
+        # What the fitted likelihood was settled from is compared, not what became of it.
+        before = {"likelihood_": getattr(self, "_likelihood_given", self.likelihood_)}
         for name in self._architecture:
-            changed += _changes(name.removesuffix("_"), getattr(self, name), components[name])
+            earlier = before.get(name, getattr(self, name))
+            changed += _changes(name.removesuffix("_"), earlier, components[name])
         if changed:
             raise ValueError(
                 f"The fitted model cannot be trained further, since {', '.join(changed)} changed "
                 "after it was fitted. Restore the earlier value, or fit a new estimator "
                 "(warm_start=False)."
             )
+        components["likelihood_"] = self.likelihood_
         model = copy.deepcopy(self.model_)
         model = model.to(device=resolve_device(self.device), dtype=torch.float32).train()
         # The state of one solver says nothing to another.

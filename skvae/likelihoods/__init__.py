@@ -2,5 +2,6 @@
 
 from skvae.likelihoods._base import Likelihood, ObservationHead
 from skvae.likelihoods._bernoulli import BernoulliLikelihood
+from skvae.likelihoods._categorical import CategoricalLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood

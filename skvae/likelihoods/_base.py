@@ -8,7 +8,7 @@ are dealt with here, once, and never by the author of a likelihood.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
-from skvae._core._factor_analysis import SecondMoments
+from skvae._core._factor_analysis import Factors, SecondMoments
 from skvae._core._summary import CHUNK_BYTES, ColumnSummary
 from skvae.exceptions import SupportError
 
@@ -51,6 +51,75 @@ class LinearStart(NamedTuple):
     parameters: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
+class JointPart(NamedTuple):
+    """How a head takes part in one linear model of its columns and those of others.
+
+    The factors of all residuals are found together; each head then says what they mean for its
+    own outputs. Heads whose residuals have no factors worth the name stand aside: see
+    ``ObservationHead.joint_part``.
+
+    Attributes
+    ----------
+    variance : ndarray of shape (n_directions,)
+        What the residuals vary by, whatever their second moments say.
+    floor : float
+        Least share of the variance that stays noise.
+    settled_noise : callable
+        Noise variances that the head can have, from those that were found, both (n_directions,).
+    start : callable
+        ``start(factors, length)`` is the head's part of the linear model, of which the loadings
+        are shortened by `length` where they are right to first order only, and not rotated.
+    is_exact : bool
+        Whether `length` is without effect.
+    departing_noise : callable or None
+        Noise variances at which training departs, from those of the start; None if the same.
+    contrasts : ndarray of shape (n_location_outputs, n_directions) or None
+        Combinations of the residuals that are uncorrelated given the factors, if the residuals
+        themselves are not: ``residuals @ contrasts``.
+    """
+
+    variance: np.ndarray
+    floor: float
+    settled_noise: Callable[[np.ndarray], np.ndarray]
+    start: Callable[[Factors, float], LinearStart]
+    is_exact: bool = False
+    departing_noise: Callable[[np.ndarray], np.ndarray] | None = None
+    contrasts: np.ndarray | None = None
+
+
+class Columns(NamedTuple):
+    """What is known of the columns of X before their entries are looked at.
+
+    Attributes
+    ----------
+    names : sequence of str or None
+        None if they have none.
+    kinds : sequence of {"number", "bool", "category", "ordered"} or None
+        By their dtypes in a DataFrame; None if X is an array.
+    n_categories : sequence of (int or None) or None
+        How many categories each column declares.
+    frame : DataFrame or None
+        X as it was given, if it is one.
+    """
+
+    names: Sequence[str] | None = None
+    kinds: Sequence[str] | None = None
+    n_categories: Sequence[int | None] | None = None
+    frame: Any = None
+
+    def name(self, column: int) -> str:
+        """A column as messages call it."""
+        return f"{column}" if self.names is None else f"'{self.names[column]}' (index {column})"
+
+    def some(self, index: Sequence[int]) -> Columns:
+        """Some of the columns."""
+
+        def of(values: Sequence[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in index]
+
+        return Columns(of(self.names), of(self.kinds), of(self.n_categories), self.frame)
+
+
 class Likelihood(Component, ABC, kind="likelihood"):
     """Component that says how the columns are distributed given the latent variables.
 
@@ -72,6 +141,20 @@ class Likelihood(Component, ABC, kind="likelihood"):
             If a hyperparameter is outside its allowed values or does not fit the columns.
         """
 
+    def settled(self, X: np.ndarray, columns: Columns) -> Likelihood:
+        """The likelihood with all that its parameters leave open fixed, by default itself.
+
+        It is asked once, with all training rows, before anything else: what is built from some of
+        them, or from a file, has the same shape. It becomes the fitted attribute ``likelihood_``.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+            The training rows, of which nothing has been checked.
+        columns : Columns
+        """
+        return self
+
     def summarize(self, X: np.ndarray) -> ColumnSummary:
         """Summary of the columns as the head will see them."""
         return ColumnSummary.of(X)
@@ -87,8 +170,22 @@ class Likelihood(Component, ABC, kind="likelihood"):
         """What values are needed, and what to do about others; for the error message."""
         return "finite values", "Remove or replace the value."
 
-    def check_support(self, X: np.ndarray, feature_names: Sequence[str] | None = None) -> None:
+    def check_support(
+        self,
+        X: np.ndarray,
+        feature_names: Sequence[str] | None = None,
+        *,
+        index: Sequence[int] | None = None,
+    ) -> None:
         """Raise an error that names the first column and value outside the support.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+        feature_names : sequence of str or None
+            Names of the columns.
+        index : sequence of int or None
+            Which columns of the table they are, for the message; None if all.
 
         Raises
         ------
@@ -108,10 +205,11 @@ class Likelihood(Component, ABC, kind="likelihood"):
                 continue
             row, column = np.argwhere(bad)[0]
             name = f"'{feature_names[column]}' " if feature_names is not None else ""
-            index = f"(index {column})" if name else f"{column}"
+            place = column if index is None else index[column]
+            where = f"(index {place})" if name else f"{place}"
             needed, remedy = self.support_hint()
             raise SupportError(
-                f"likelihood={self._as_typed()} needs {needed}; column {name}{index} holds "
+                f"likelihood={self._as_typed()} needs {needed}; column {name}{where} holds "
                 f"{chunk[row, column]!s} in row {start + row}. {remedy}"
             )
 
@@ -164,11 +262,16 @@ class ObservationHead(nn.Module, ABC):
     n_outputs: int
     n_location_outputs: int
     n_features: int
-    column_of_feature: Tensor | None = None
+    column_of_feature: Tensor | None
     placeholder: float | Tensor = 0.0
     float64_buffers: tuple[str, ...] = ()
     hand_derived: bool = False
     n_noise_directions: int = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A buffer that heads may assign to.
+        self.register_buffer("column_of_feature", None, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> ObservationHead:
         exact = {name: getattr(self, name) for name in self.float64_buffers}
@@ -216,6 +319,14 @@ class ObservationHead(nn.Module, ABC):
         Called only if `residuals` gives residuals, of which `moments` are the second moments.
         """
         raise NotImplementedError  # abstract where `residuals` is overridden
+
+    def joint_part(self) -> JointPart | None:
+        """How the head takes part in a linear model of several heads.
+
+        None if it stands aside: its columns then start at their marginals, and training brings
+        them in.
+        """
+        return None
 
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
         """Linear model from which training leaves; by default `start` itself."""

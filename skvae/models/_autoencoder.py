@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -267,7 +268,7 @@ def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
     log_scale[:n_factors] = torch.from_numpy(-0.5 * np.log1p(information))
     with torch.no_grad():
         for name, value in start.parameters.items():
-            own = getattr(head, name)
+            own = operator.attrgetter(name)(head)
             own.copy_(torch.from_numpy(np.asarray(value)))
     outputs = head.initial_outputs()
     if start.outputs is not None:

@@ -57,8 +57,9 @@ def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     hidden = MLP(hidden_layer_sizes=(4,))
     ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
     X = make_rows(case, N_ROWS)
-    for side in ("encoder", "decoder"):
-        ingredients[side] = for_columns(ingredients[side], X.shape[1])
+    head = case.component.build(case.component.summarize(X), dtype)
+    for side, width in {"encoder": head.n_features, "decoder": X.shape[1]}.items():
+        ingredients[side] = for_columns(ingredients[side], width)
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
     bound = objective.build(100)

@@ -1,0 +1,108 @@
+"""Columns of codes: how many categories there are, and how often each occurs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skvae._core._summary import ColumnSummary
+from skvae.likelihoods._base import Columns, Likelihood
+
+# A column of more categories than this, and than this share of the rows, identifies the rows.
+FEWEST_IDS, SHARE_OF_IDS = 20, 0.5
+# Codes above this are not codes; a table of their frequencies would not fit into memory.
+LARGEST_CODE = 2**24
+
+
+def outside(X: np.ndarray, n_categories: Any) -> np.ndarray:
+    """Entries that are no codes of `n_categories` (of each column, of all, or None if open)."""
+    last = LARGEST_CODE if n_categories is None else np.asarray(n_categories) - 1
+    if X.dtype == bool:
+        X = X.view(np.uint8)
+    return ~((X >= 0) & (last >= X) & (np.floor(X) == X))
+
+
+def resolved(
+    likelihood: Likelihood, n_categories: Any, X: np.ndarray, columns: Columns
+) -> list[int]:
+    """Number of categories of each column: as given, else declared, else by the largest code.
+
+    Raises
+    ------
+    SupportError
+        If the largest code is wanted and X holds what is none.
+    """
+    n_columns = X.shape[1]
+    if n_categories is not None:
+        return [int(k) for k in _for_columns(likelihood, n_categories, n_columns)]
+    declared = columns.n_categories or [None] * n_columns
+    found = []
+    for j, number in enumerate(declared):
+        if number is None:
+            column = X[:, j : j + 1]
+            names = None if columns.names is None else columns.names[j : j + 1]
+            likelihood.check_support(column, names, index=[j])
+            number = int(np.fmax.reduce(column, axis=None, initial=0)) + 1
+        found.append(max(int(number), 1))
+    return found
+
+
+def check_not_ids(n_categories: Sequence[int], n_rows: int, columns: Columns) -> None:
+    """Refuse a column whose categories identify the rows.
+
+    Raises
+    ------
+    ValueError
+        With the name of the column.
+    """
+    for j, number in enumerate(n_categories):
+        if number > FEWEST_IDS and number > SHARE_OF_IDS * n_rows:
+            raise ValueError(
+                f"Column {columns.name(j)} has {number} categories for {n_rows} rows, as an "
+                "identifier has. Nothing can be learned of it: drop the column, or merge rare "
+                "categories."
+            )
+
+
+def count_codes(X: np.ndarray, n_categories: Any) -> list[np.ndarray]:
+    """How often each code occurs in each column; NaN does not count."""
+    counts = []
+    for j in range(X.shape[1]):
+        column = X[:, j]
+        if column.dtype.kind == "f":
+            column = column[~np.isnan(column)]
+        counts.append(np.bincount(column.astype(np.int64)))
+    return counts
+
+
+def n_categories_of(
+    likelihood: Likelihood, n_categories: Any, summary: ColumnSummary
+) -> np.ndarray:
+    """Number of categories of each column for which a head is built, (n_columns,)."""
+    if n_categories is None:
+        return np.maximum(summary.maximum, 0).astype(np.int64) + 1
+    return _for_columns(likelihood, n_categories, len(summary.mean))
+
+
+def _for_columns(likelihood: Likelihood, n_categories: Any, n_columns: int) -> np.ndarray:
+    """`n_categories` as one integer for each column.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    given = np.asarray(n_categories)
+    if given.ndim and given.shape != (n_columns,):
+        raise ValueError(
+            f"n_categories of {type(likelihood).__name__} has shape {given.shape}, but there are "
+            f"{n_columns} columns. Pass one number for each column, or one for all."
+        )
+    if given.dtype.kind not in "iu" or (given < 1).any():
+        raise ValueError(
+            f"n_categories of {type(likelihood).__name__} must hold positive integers; got "
+            f"{n_categories!r}."
+        )
+    return np.broadcast_to(given, (n_columns,)).astype(np.int64)
