@@ -19,8 +19,10 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from skvae.likelihoods import (
+    AutoLikelihood,
     BernoulliLikelihood,
     CategoricalLikelihood,
+    ColumnLikelihood,
     GaussianLikelihood,
     PoissonLikelihood,
 )
@@ -85,6 +87,7 @@ BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
 # Three codes, of which a normal variable gives each about as often.
 CODE = Support("code", lambda t: np.digitize(t, [-0.4, 0.4]).astype(t.dtype), 0.0, 2.0)
+BIT = CODE._replace(name="bit", from_real=BINARY.from_real, high=1.0)
 
 
 class LikelihoodCase(NamedTuple):
@@ -112,6 +115,8 @@ def likelihood(
     return LikelihoodCase(component, rows, rows if outcome is None else outcome)
 
 
+# Positions of columns, however many there are.
+EVEN, ODD = slice(0, None, 2), slice(1, None, 2)
 # Laws build heads for this many columns.
 N_COLUMNS = 3
 
@@ -126,6 +131,11 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
     likelihood(CategoricalLikelihood(n_categories=3), CODE),
+    likelihood(ColumnLikelihood([("gaussian", EVEN), (GaussianLikelihood(noise=0.5), ODD)]), REAL),
+    likelihood(
+        ColumnLikelihood([(CategoricalLikelihood(n_categories=2), ODD), ("bernoulli", EVEN)]), BIT
+    ),
+    likelihood(AutoLikelihood(), REAL),
 ]
 
 PRIORS = [

@@ -55,34 +55,35 @@ class JointPart(NamedTuple):
     """How a head takes part in one linear model of its columns and those of others.
 
     The factors of all residuals are found together; each head then says what they mean for its
-    own outputs. Heads whose residuals have no factors worth the name stand aside: see
-    ``ObservationHead.joint_part``.
+    own outputs.
 
     Attributes
     ----------
     variance : ndarray of shape (n_directions,)
-        What the residuals vary by, whatever their second moments say.
+        What the residuals vary by, of which noise is what is missing in their second moments; NaN
+        stands for what the moments say.
     floor : float
         Least share of the variance that stays noise.
-    settled_noise : callable
-        Noise variances that the head can have, from those that were found, both (n_directions,).
     start : callable
-        ``start(factors, length)`` is the head's part of the linear model, of which the loadings
-        are shortened by `length` where they are right to first order only, and not rotated.
+        ``start(factors, length)`` is the head's part of the linear model, its factors not rotated;
+        `length` shortens the loadings of outputs that follow from them to first order only.
     is_exact : bool
         Whether `length` is without effect.
+    settled_noise : callable or None
+        Noise variances that the head can have, from those that were found, both of shape
+        (n_directions,); None if it can have any.
     departing_noise : callable or None
         Noise variances at which training departs, from those of the start; None if the same.
     contrasts : ndarray of shape (n_location_outputs, n_directions) or None
-        Combinations of the residuals that are uncorrelated given the factors, if the residuals
-        themselves are not: ``residuals @ contrasts``.
+        Where the residuals are correlated by nature, combinations of them that are not:
+        ``residuals @ contrasts``.
     """
 
     variance: np.ndarray
     floor: float
-    settled_noise: Callable[[np.ndarray], np.ndarray]
     start: Callable[[Factors, float], LinearStart]
     is_exact: bool = False
+    settled_noise: Callable[[np.ndarray], np.ndarray] | None = None
     departing_noise: Callable[[np.ndarray], np.ndarray] | None = None
     contrasts: np.ndarray | None = None
 
@@ -127,9 +128,13 @@ class Likelihood(Component, ABC, kind="likelihood"):
     ----------
     is_discrete : bool
         Whether equal rows are to be expected.
+    takes_tables : bool
+        Whether the columns of a DataFrame are told apart by their dtypes, and categories are read
+        as codes.
     """
 
     is_discrete: ClassVar[bool] = False
+    takes_tables: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
@@ -154,6 +159,10 @@ class Likelihood(Component, ABC, kind="likelihood"):
         columns : Columns
         """
         return self
+
+    def of_columns(self, n_columns: int) -> list[Likelihood]:
+        """The likelihood of each column."""
+        return [self] * n_columns
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
         """Summary of the columns as the head will see them."""

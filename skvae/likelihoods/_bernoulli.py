@@ -16,7 +16,13 @@ from skvae._core._batch import NoiseSpec
 from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import (
+    DerivedObservation,
+    JointPart,
+    Likelihood,
+    LinearStart,
+    ObservationHead,
+)
 
 # Least share of a column's variance that its own noise keeps in the linear start: the logit of a
 # column explained to more than this would have to be larger than first order can say.
@@ -176,24 +182,33 @@ class BernoulliHead(ObservationHead):
         How far the approximations carry depends on the columns, so the loadings are offered at
         several lengths.
         """
-        frequency = self.frequency.double().cpu().numpy()
         loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        starts = [self._linear_model(loadings, length) for length in START_LENGTHS]
+        return [s._replace(loadings=rotated(s.loadings, 1.0 / s.precision).loadings) for s in starts]
+
+    def joint_part(self) -> JointPart:
+        return JointPart(
+            variance=np.ones(self.n_columns),
+            floor=MIN_UNIQUENESS,
+            start=lambda factors, length: self._linear_model(factors.loadings, length),
+        )
+
+    def _linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
+        """Linear model, not rotated, whose residuals have these loadings."""
+        frequency = self.frequency.double().cpu().numpy()
         density = np.exp(-0.5 * ndtri(frequency) ** 2) / np.sqrt(2.0 * np.pi)
         variance = frequency * (1.0 - frequency)
         shared = np.square(loadings).sum(1)
         explained = np.sin(np.minimum(shared * variance / density**2, 0.5 * np.pi))
         explained = np.minimum(explained, 1.0 - MIN_UNIQUENESS)
         directions = loadings / np.sqrt(np.maximum(shared, np.finfo(float).tiny))[:, None]
-        starts = []
-        for length in START_LENGTHS:
-            part = length**2 * explained
-            size = PROBIT_SLOPE * np.sqrt(part / (1.0 - part))
-            flattening = np.sqrt(1.0 + np.pi / 8.0 * size**2)
-            precision = variance / flattening
-            turned = rotated(directions * size[:, None], 1.0 / precision).loadings
-            outputs = np.log(frequency / (1.0 - frequency)) * flattening
-            starts.append(LinearStart(turned, precision, np.ones(self.n_columns), outputs))
-        return starts
+        part = length**2 * explained
+        size = PROBIT_SLOPE * np.sqrt(part / (1.0 - part))
+        flattening = np.sqrt(1.0 + np.pi / 8.0 * size**2)
+        outputs = np.log(frequency / (1.0 - frequency)) * flattening
+        return LinearStart(
+            directions * size[:, None], variance / flattening, np.ones(self.n_columns), outputs
+        )
 
     @property
     def _deviation(self) -> Tensor:

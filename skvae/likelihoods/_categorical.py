@@ -214,7 +214,6 @@ class CategoricalHead(ObservationHead):
         return JointPart(
             variance=np.ones(n_directions),
             floor=MIN_UNIQUENESS,
-            settled_noise=lambda noise: noise,
             start=start,
             contrasts=np.sqrt(1.0 - frequency)[:, None] * basis,
         )

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
+from skvae.likelihoods._base import (
+    DerivedObservation,
+    JointPart,
+    Likelihood,
+    LinearStart,
+    ObservationHead,
+)
 
 # exp(30) ~ 1e13 counts: above it a rate is a symptom, and exp() would overflow float32 at 89.
 MAX_LOG_RATE = 30.0
@@ -97,21 +103,29 @@ class PoissonHead(ObservationHead):
         known beyond first order. How far that carries depends on the columns, so the loadings are
         offered at several lengths.
         """
-        mean = np.exp(self.log_mean.double().cpu().numpy())
         loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
+        starts = [self._linear_model(loadings, length) for length in START_LENGTHS]
+        return [s._replace(loadings=rotated(s.loadings, 1.0 / s.precision).loadings) for s in starts]
+
+    def joint_part(self) -> JointPart:
+        return JointPart(
+            variance=np.ones(self.n_columns),
+            floor=MIN_UNIQUENESS,
+            start=lambda factors, length: self._linear_model(factors.loadings, length),
+        )
+
+    def _linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
+        """Linear model, not rotated, whose residuals have these loadings."""
+        mean = np.exp(self.log_mean.double().cpu().numpy())
         relative = self.deviation.double().cpu().numpy() / mean
         first_order = loadings * relative[:, None]
         shared = np.square(first_order).sum(1)
         shrinkage = np.sqrt(np.log1p(shared) / np.maximum(shared, np.finfo(float).tiny))
-        starts = []
-        for length in START_LENGTHS:
-            part = length * shrinkage[:, None] * first_order
-            turned = rotated(part, 1.0 / mean).loadings
-            # The mean of the rates is kept.
-            outputs = np.log(mean) - 0.5 * np.square(turned).sum(1)
-            # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
-            starts.append(LinearStart(turned, mean, 1.0 + mean, outputs))
-        return starts
+        part = length * shrinkage[:, None] * first_order
+        # The mean of the rates is kept.
+        outputs = np.log(mean) - 0.5 * np.square(part).sum(1)
+        # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
+        return LinearStart(part, mean, 1.0 + mean, outputs)
 
     def params_from(self, outputs: Tensor) -> PoissonParams:
         return PoissonParams(outputs.clamp(max=MAX_LOG_RATE))
