@@ -40,9 +40,10 @@ from skvae.engine import (
 )
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import FEWEST_ROWS, compute_dtype, copies, hold_out, read_rows
+from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.likelihoods._base import Columns
+from skvae.likelihoods._base import Columns, Likelihood
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 
 # A component is active where its posterior tells more than this about a row.
@@ -119,6 +120,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
+    @property
+    def likelihoods_(self) -> dict[Any, Likelihood]:
+        """Likelihood of each column, by its name, or its position if it has none."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(
+                f"{type(self).__name__} has likelihoods_ only once it is fitted. Call fit first."
+            )
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        return dict(zip(names, self.likelihood_.of_columns(self.n_features_in_), strict=True))
+
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     @trains
@@ -181,11 +192,37 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Validated rows, as all that follows sees them."""
-        return read_rows(self, X, reset=reset)
+        if reset:
+            vars(self).pop("_schema", None)
+        if library_of(X) is None:
+            return read_rows(self, X, reset=reset)
+        schema = getattr(self, "_schema", None)
+        if schema is None:
+            likelihood = self._resolve_components()["likelihood_"] if reset else self.likelihood_
+            assert isinstance(likelihood, Likelihood)
+            schema = schema_of(X, likelihood)
+            if schema is None:
+                return read_rows(self, X, reset=reset)
+            if not reset:
+                raise ValueError(
+                    "X has categories or booleans, but the estimator was fitted to numbers only. "
+                    "Fit it to a DataFrame with the same dtypes."
+                )
+            self._schema = schema
+        return read_table(self, X, schema, reset=reset)
+
+    def _as_given(self, rows: np.ndarray, index: Any = None) -> Any:
+        """Rows of numbers and codes in the container that the model was fitted to.
+
+        A DataFrame, with the given index where it has one, if its columns are not all numbers.
+        """
+        schema = getattr(self, "_schema", None)
+        return rows if schema is None else write_table(rows, schema, index)
 
     def _columns(self, X: Any) -> Columns:
         """What is known of the columns of X, which has been read, beside its entries."""
-        return Columns(getattr(self, "feature_names_in_", None))
+        names = getattr(self, "feature_names_in_", None)
+        return columns_of(names, X, getattr(self, "_schema", None))
 
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
