@@ -24,6 +24,7 @@ from skvae.likelihoods import (
     CategoricalLikelihood,
     ColumnLikelihood,
     GaussianLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
 )
 from skvae.likelihoods._base import Likelihood
@@ -131,6 +132,7 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
     likelihood(CategoricalLikelihood(n_categories=3), CODE),
+    likelihood(OrdinalLikelihood(n_categories=3), CODE),
     likelihood(ColumnLikelihood([("gaussian", EVEN), (GaussianLikelihood(noise=0.5), ODD)]), REAL),
     likelihood(
         ColumnLikelihood([(CategoricalLikelihood(n_categories=2), ODD), ("bernoulli", EVEN)]), BIT

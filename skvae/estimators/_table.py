@@ -23,8 +23,8 @@ LARGEST_INTEGER = 2**53
 # Kinds of columns that no array of numbers holds.
 CATEGORIES = ("category", "ordered")
 HOW_TO_DECLARE = {
-    "pandas": 'df[name].astype("category")',
-    "polars": "pl.col(name).cast(pl.Enum([...]))",
+    "pandas": 'df[{name!r}].astype("category")',
+    "polars": "pl.col({name!r}).cast(pl.Enum([...]))",
 }
 
 
@@ -124,17 +124,18 @@ def columns_of(names: Sequence[str] | None, X: Any, schema: dict[str, Any] | Non
 
 
 def _refuse_unreadable(column: dict[str, Any], library: str) -> None:
+    declared = HOW_TO_DECLARE[library].format(name=column["name"])
     if column["kind"] == "undeclared":
         raise ValueError(
             f"Column {column['name']!r} is a polars Categorical, which declares no categories, so "
             "that parts of the table would differ in them. Cast it to an Enum that lists them: "
-            "pl.col(name).cast(pl.Enum([...]))."
+            f"{declared}."
         )
     if column["kind"] == "other":
         raise ValueError(
             f"Column {column['name']!r} has dtype {column['dtype']}, which is neither numbers nor "
             f"booleans nor categories. Declare categories as such, "
-            f"{HOW_TO_DECLARE[library]}, or convert or drop the column."
+            f"{declared}, or convert or drop the column."
         )
 
 
@@ -287,12 +288,10 @@ def _to_pandas(pd: Any, values: np.ndarray, column: dict[str, Any]) -> Any:
     else:
         return pd.Series(values).astype(dtype)
     if missing.any():
-        # A dtype that has no missing values gives way to one that has.
-        series = series.astype("object") if series.dtype == bool else series
-        series = series.astype("float64") if series.dtype.kind in "iu" and isinstance(
-            series.dtype, np.dtype
-        ) else series
-        series[missing] = np.nan if isinstance(series.dtype, np.dtype) else pd.NA
+        if isinstance(dtype, np.dtype):
+            # It has no missing values, and gives way to one that has.
+            return series.astype(object if column["kind"] == "bool" else float).mask(missing)
+        series[missing] = pd.NA
     return series
 
 

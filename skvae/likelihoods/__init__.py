@@ -6,4 +6,5 @@ from skvae.likelihoods._bernoulli import BernoulliLikelihood
 from skvae.likelihoods._categorical import CategoricalLikelihood
 from skvae.likelihoods._column import ColumnLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
+from skvae.likelihoods._ordinal import OrdinalLikelihood
 from skvae.likelihoods._poisson import PoissonLikelihood

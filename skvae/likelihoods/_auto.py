@@ -11,13 +11,14 @@ from skvae.likelihoods._bernoulli import BernoulliLikelihood
 from skvae.likelihoods._categorical import CategoricalLikelihood
 from skvae.likelihoods._column import ColumnLikelihood
 from skvae.likelihoods._gaussian import GaussianLikelihood
+from skvae.likelihoods._ordinal import OrdinalLikelihood
 
 # The likelihood of each kind of column.
 BY_KIND: dict[str, type[Likelihood]] = {
     "number": GaussianLikelihood,
     "bool": BernoulliLikelihood,
     "category": CategoricalLikelihood,
-    "ordered": CategoricalLikelihood,
+    "ordered": OrdinalLikelihood,
 }
 
 
@@ -46,7 +47,7 @@ class AutoLikelihood(Likelihood, shorthand="auto"):
     ... })
     >>> vae = VariationalAutoencoder(1, likelihood="auto", random_state=0).fit(frame)
     >>> vae.likelihoods_["kind"]
-    CategoricalLikelihood(n_categories=[2])
+    CategoricalLikelihood(n_categories=2)
     >>> vae.sample(2, random_state=0).dtypes.astype(str).tolist()
     ['float64', 'float64', 'category']
     """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
-from skvae._core._factor_analysis import Factors, SecondMoments
+from skvae._core._factor_analysis import Factors, SecondMoments, rotated
 from skvae._core._summary import CHUNK_BYTES, ColumnSummary
 from skvae.exceptions import SupportError
 
@@ -49,6 +49,10 @@ class LinearStart(NamedTuple):
     gain: np.ndarray
     outputs: np.ndarray | None = None
     parameters: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def turned(self) -> LinearStart:
+        """The same model with its factors rotated so that their posterior precision is diagonal."""
+        return self._replace(loadings=rotated(self.loadings, 1.0 / self.precision).loadings)
 
 
 class JointPart(NamedTuple):
@@ -101,16 +105,20 @@ class Columns(NamedTuple):
         How many categories each column declares.
     frame : DataFrame or None
         X as it was given, if it is one.
+    index : sequence of int or None
+        Which columns of the table they are; None if all.
     """
 
     names: Sequence[str] | None = None
     kinds: Sequence[str] | None = None
     n_categories: Sequence[int | None] | None = None
     frame: Any = None
+    index: Sequence[int] | None = None
 
     def name(self, column: int) -> str:
         """A column as messages call it."""
-        return f"{column}" if self.names is None else f"'{self.names[column]}' (index {column})"
+        place = column if self.index is None else self.index[column]
+        return f"{place}" if self.names is None else f"'{self.names[column]}' (index {place})"
 
     def some(self, index: Sequence[int]) -> Columns:
         """Some of the columns."""
@@ -118,7 +126,8 @@ class Columns(NamedTuple):
         def of(values: Sequence[Any] | None) -> list[Any] | None:
             return None if values is None else [values[i] for i in index]
 
-        return Columns(of(self.names), of(self.kinds), of(self.n_categories), self.frame)
+        place = list(index) if self.index is None else of(self.index)
+        return Columns(of(self.names), of(self.kinds), of(self.n_categories), self.frame, place)
 
 
 class Likelihood(Component, ABC, kind="likelihood"):

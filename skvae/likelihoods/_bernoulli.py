@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
+from skvae._core._factor_analysis import SecondMoments, correlation_factors
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import (
@@ -184,7 +184,7 @@ class BernoulliHead(ObservationHead):
         """
         loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
         starts = [self._linear_model(loadings, length) for length in START_LENGTHS]
-        return [s._replace(loadings=rotated(s.loadings, 1.0 / s.precision).loadings) for s in starts]
+        return [start.turned() for start in starts]
 
     def joint_part(self) -> JointPart:
         return JointPart(

@@ -15,7 +15,15 @@ from skvae._core._factor_analysis import Factors, SecondMoments
 from skvae._core._sklearn import Interval
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Columns, JointPart, Likelihood, LinearStart, ObservationHead
-from skvae.likelihoods._codes import check_not_ids, count_codes, n_categories_of, outside, resolved
+from skvae.likelihoods._codes import (
+    check_not_ids,
+    codes_hint,
+    count_codes,
+    frequencies,
+    n_categories_of,
+    outside,
+    resolved,
+)
 from skvae.likelihoods._joint import JointModel, Participant, flattening
 
 # Least share of the variance of a contrast between categories that is noise in the linear start.
@@ -71,27 +79,24 @@ class CategoricalLikelihood(Likelihood, shorthand="categorical"):
         check_not_ids(n_categories, len(X), columns)
         return type(self)(n_categories=n_categories)
 
+    def of_columns(self, n_columns: int) -> list[Likelihood]:
+        n_categories = np.broadcast_to(np.asarray(self.n_categories), (n_columns,)).tolist()
+        return [type(self)(n_categories=number) for number in n_categories]
+
     def summarize(self, X: np.ndarray) -> ColumnSummary:
-        return ColumnSummary.of(X)._replace(details=count_codes(X, self.n_categories))
+        return ColumnSummary.of(X)._replace(details=count_codes(X))
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> CategoricalHead:
         """Head that starts at the frequencies of the codes."""
         self.check_parameters()
         n_categories = n_categories_of(self, self.n_categories, summary)
-        return CategoricalHead(summary.details, n_categories, dtype=dtype)
+        return CategoricalHead(frequencies(summary, n_categories), n_categories, dtype=dtype)
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return outside(X, self.n_categories)
 
     def support_hint(self) -> tuple[str, str]:
-        codes = "0, 1, ..., one less than the number of categories"
-        if isinstance(self.n_categories, Integral):
-            codes = f"whole numbers from 0 to {self.n_categories - 1}"
-        return (
-            f"codes of categories ({codes})",
-            "Encode the column, raise n_categories, or use "
-            'likelihood="auto" with a DataFrame that declares its categories.',
-        )
+        return codes_hint(self.n_categories)
 
 
 class CategoricalParams(NamedTuple):
@@ -114,11 +119,7 @@ class CategoricalHead(ObservationHead):
     frequency: Tensor
 
     def __init__(
-        self,
-        counts: Sequence[np.ndarray] | None,
-        n_categories: np.ndarray,
-        *,
-        dtype: torch.dtype,
+        self, frequency: np.ndarray, n_categories: np.ndarray, *, dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.n_columns = len(n_categories)
@@ -126,7 +127,9 @@ class CategoricalHead(ObservationHead):
         self.n_outputs = self.n_location_outputs = self.n_features = total
         # Of the indicators of a column, one is what the others are not.
         self.n_noise_directions = 1 + self.n_columns
-        self.column_of_feature = torch.from_numpy(np.repeat(np.arange(self.n_columns), n_categories))
+        self.column_of_feature = torch.from_numpy(
+            np.repeat(np.arange(self.n_columns), n_categories)
+        )
         column = self.column_of_feature.numpy()
         first = np.cumsum(n_categories) - n_categories
         # The categories of a column side by side, filled up with one that does not exist.
@@ -139,9 +142,6 @@ class CategoricalHead(ObservationHead):
             "category": category,
         }.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
-        frequency = np.concatenate(
-            [smoothed(None if counts is None else counts[j], k) for j, k in enumerate(n_categories)]
-        )
         self.register_buffer("frequency", torch.tensor(frequency, dtype=dtype))
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -249,11 +249,3 @@ class CategoricalHead(ObservationHead):
     def from_expectation(self, expectation: Tensor) -> Tensor:
         """The most probable code of each column; the first of several."""
         return self._by_column(expectation, -1.0).argmax(-1).to(expectation.dtype)
-
-
-def smoothed(counts: np.ndarray | None, n_categories: int) -> np.ndarray:
-    """Frequencies of categories, with one more row shared among them."""
-    if counts is None:
-        return np.full(n_categories, 1.0 / n_categories)
-    counts = np.resize(np.append(counts, np.zeros(n_categories)), n_categories)
-    return (counts + 1.0 / n_categories) / (counts.sum() + 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,21 @@ def check_not_ids(n_categories: Sequence[int], n_rows: int, columns: Columns) ->
             )
 
 
-def count_codes(X: np.ndarray, n_categories: Any) -> list[np.ndarray]:
+def codes_hint(n_categories: Any) -> tuple[str, str]:
+    """What values are needed, and what to do about others."""
+    codes = "0, 1, ..., one less than the number of categories"
+    if isinstance(n_categories, Integral):
+        codes = f"whole numbers from 0 to {n_categories - 1}"
+    elif n_categories is not None and len(set(np.ravel(n_categories))) == 1:
+        codes = f"whole numbers from 0 to {np.ravel(n_categories)[0] - 1}"
+    return (
+        f"codes of categories ({codes})",
+        "Encode the column, raise n_categories, or use "
+        'likelihood="auto" with a DataFrame that declares its categories.',
+    )
+
+
+def count_codes(X: np.ndarray) -> list[np.ndarray]:
     """How often each code occurs in each column; NaN does not count."""
     counts = []
     for j in range(X.shape[1]):
@@ -75,6 +90,18 @@ def count_codes(X: np.ndarray, n_categories: Any) -> list[np.ndarray]:
             column = column[~np.isnan(column)]
         counts.append(np.bincount(column.astype(np.int64)))
     return counts
+
+
+def frequencies(summary: ColumnSummary, n_categories: np.ndarray) -> np.ndarray:
+    """Frequencies of the codes of all columns, with one more row shared among those of a column."""
+    found = []
+    for j, number in enumerate(n_categories):
+        counts = np.zeros(number)
+        if summary.details is not None:
+            own = summary.details[j][:number]
+            counts[: len(own)] = own
+        found.append((counts + 1.0 / number) / (counts.sum() + 1.0))
+    return np.concatenate(found)
 
 
 def n_categories_of(

@@ -291,9 +291,7 @@ class ColumnHead(ObservationHead):
     place: Tensor
     _placeholder: Tensor
 
-    def __init__(
-        self, heads: Sequence[ObservationHead], columns: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, heads: Sequence[ObservationHead], columns: Sequence[Sequence[int]]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(heads)
         self.n_columns = sum(head.n_columns for head in heads)
@@ -443,9 +441,9 @@ class ColumnHead(ObservationHead):
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
         """Outputs and parameters of a linear start, from those of the groups."""
         outputs = [
-            head.initial_outputs().double().cpu().numpy() if start.outputs is None else (
-                start.outputs
-            )
+            head.initial_outputs().double().cpu().numpy()
+            if start.outputs is None
+            else start.outputs
             for (head, _), start in zip(self._groups(), starts, strict=True)
         ]
         parameters = {

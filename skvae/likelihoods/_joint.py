@@ -17,7 +17,6 @@ from skvae._core._factor_analysis import (
     SecondMoments,
     factor_analysis,
     loadings_for_noise,
-    rotated,
 )
 from skvae.likelihoods._base import JointPart, LinearStart
 
@@ -130,13 +129,8 @@ class JointModel:
         precision = np.concatenate([start.precision for start in starts])
         loadings = np.concatenate([start.loadings for start in starts])
         outputs, parameters = self._compose(starts)
-        return LinearStart(
-            rotated(loadings, 1.0 / precision).loadings,
-            precision,
-            np.concatenate([start.gain for start in starts]),
-            outputs,
-            parameters,
-        )
+        gain = np.concatenate([start.gain for start in starts])
+        return LinearStart(loadings, precision, gain, outputs, parameters).turned()
 
     def _slices(self) -> Iterator[tuple[Participant, slice]]:
         """Participants and where their directions are."""
@@ -199,4 +193,3 @@ def flattening(variance: np.ndarray) -> np.ndarray:
         Spread to first order.
     """
     return 1.0 / np.sqrt(1.0 - np.minimum(np.pi / 8.0 * variance, MOST_FLATTENED))
-

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
+from skvae._core._factor_analysis import SecondMoments, correlation_factors
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import (
     DerivedObservation,
@@ -105,7 +105,7 @@ class PoissonHead(ObservationHead):
         """
         loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
         starts = [self._linear_model(loadings, length) for length in START_LENGTHS]
-        return [s._replace(loadings=rotated(s.loadings, 1.0 / s.precision).loadings) for s in starts]
+        return [start.turned() for start in starts]
 
     def joint_part(self) -> JointPart:
         return JointPart(

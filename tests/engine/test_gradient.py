@@ -39,7 +39,7 @@ REGISTERED = {
 # What of the registered is trained by automatic differentiation, by class or as it is written. A
 # name that is not here and drops out makes the test below fail.
 AUTOMATIC: dict[str, set[str]] = {
-    "likelihood": {"CategoricalLikelihood", "ColumnLikelihood"},
+    "likelihood": {"CategoricalLikelihood", "ColumnLikelihood", "OrdinalLikelihood"},
     "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": {
         "FlowPosterior",

@@ -58,7 +58,9 @@ def model_and_step(device, *, automatic, dtype=torch.float32, **entries):
     ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
     X = make_rows(case, N_ROWS)
     head = case.component.build(case.component.summarize(X), dtype)
-    for side, width in {"encoder": head.n_features, "decoder": X.shape[1]}.items():
+    # An image has a pixel for each column where the outputs can be those of pixels.
+    n_pixels = X.shape[1] if head.n_outputs % X.shape[1] == 0 else head.n_outputs
+    for side, width in {"encoder": head.n_features, "decoder": n_pixels}.items():
         ingredients[side] = for_columns(ingredients[side], width)
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))

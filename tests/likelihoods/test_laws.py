@@ -28,7 +28,9 @@ every_likelihood = pytest.mark.parametrize("case", each(LIKELIHOODS))
 # Those whose probability is that of X itself, not of something made of it.
 of_x = pytest.mark.parametrize("case", each([c for c in LIKELIHOODS if c.rows is c.outcome]))
 # Codes of categories have no mean; that of their indicators is tested with each such likelihood.
-with_mean = pytest.mark.parametrize("case", each([c for c in LIKELIHOODS if c.outcome not in (CODE, BIT)]))
+with_mean = pytest.mark.parametrize(
+    "case", each([c for c in LIKELIHOODS if c.outcome not in (CODE, BIT)])
+)
 bounded = pytest.mark.parametrize(
     "case", each([c for c in LIKELIHOODS if np.isfinite([c.rows.low, c.rows.high]).any()])
 )
@@ -399,8 +401,9 @@ def test_support_errors_name_column_and_value(case):
         assert isinstance(error.value, ValueError)
         # The message says what was typed and what to do.
         assert str(error.value).startswith("likelihood=")
-        assert case.component.support_hint()[0] in str(error.value)
-        assert str(error.value).endswith(case.component.support_hint()[1])
+        needed, remedy = case.component.of_columns(N_COLUMNS)[1].support_hint()
+        assert needed in str(error.value)
+        assert str(error.value).endswith(remedy)
 
 
 @every_likelihood
