@@ -103,7 +103,7 @@ def schema_of(X: Any, likelihood: Likelihood) -> dict[str, Any] | None:
         if likelihood.takes_tables:
             _refuse_unreadable(column, library)
         else:
-            _refuse_categories(column, likelihood)
+            _refuse_categories(column, likelihood, library)
     if not likelihood.takes_tables or all(column["kind"] == "number" for column in columns):
         return None
     return {"library": library, "columns": columns}
@@ -139,11 +139,12 @@ def _refuse_unreadable(column: dict[str, Any], library: str) -> None:
         )
 
 
-def _refuse_categories(column: dict[str, Any], likelihood: Likelihood) -> None:
+def _refuse_categories(column: dict[str, Any], likelihood: Likelihood, library: str) -> None:
     """Refuse what a likelihood for numbers cannot read, by name."""
     is_text = column["kind"] == "other" and column["dtype"] in ("str", "string", "String")
     if is_text or column["kind"] in (*CATEGORIES, "undeclared"):
-        remedy = ' and declare them: .astype("category")' if is_text else ""
+        declared = HOW_TO_DECLARE[library].format(name=column["name"])
+        remedy = f" and declare them, {declared}" if is_text else ""
         raise ValueError(
             f"Column {column['name']!r} holds {'strings' if is_text else 'categories'} (dtype "
             f"{column['dtype']}), but likelihood={likelihood._as_typed()} models numbers. Use "

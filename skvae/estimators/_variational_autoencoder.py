@@ -47,10 +47,14 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Architecture, for instance :class:`~skvae.networks.MLP` or, for images,
         :class:`~skvae.networks.Convolutional`; None means an MLP of `hidden_layer_sizes` and
         `activation`.
-    likelihood : {"gaussian", "bernoulli", "poisson"} or likelihood component, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "poisson", "categorical", "ordinal", "auto"} or likelihood \
+component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
-        ones, "poisson" for counts.
+        ones, "poisson" for counts, "categorical" and "ordinal" for codes of categories. "auto"
+        chooses for each column of a DataFrame by its dtype, and
+        :class:`~skvae.likelihoods.ColumnLikelihood` takes a list of who has which; categories then
+        are read by name, and ``sample`` and ``inverse_transform`` answer with such a DataFrame.
     prior : {"diagonal", "flow", "laplace", "mixture", "normal", "vamp"} or prior component, \
 default="normal"
         Distribution of the latent variables: "normal" is N(0, I), "diagonal" a normal with learned
@@ -149,7 +153,7 @@ posterior component, default="diagonal"
         Mean of each column of the training rows.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of the observation noise, in the units of X squared, averaged over the training
-        rows where it is predicted. Only with a Gaussian likelihood.
+        rows where it is predicted. Only with a Gaussian likelihood; NaN for columns of another.
     weight_scales_ : dict of str to ndarray
         Standard deviations of the uncertain weights by their names in `model_`, which holds their
         means. Only with `weight_posterior`, and only where training gained on the linear model.
@@ -177,6 +181,8 @@ posterior component, default="diagonal"
         The trained model.
     likelihood_, prior_, posterior_, objective_, solver_, encoder_, decoder_ : component
         What the parameters of these names were resolved to.
+    likelihoods_ : dict of str or int to likelihood component
+        Likelihood of each column by its name, or by its position where columns have no names.
     n_features_in_ : int
         Number of columns seen during ``fit``.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -28,7 +28,7 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
 
     Parameters
     ----------
-    likelihoods : list of (likelihood, columns) tuples
+    likelihoods : list of (likelihood, columns) tuples, default=()
         Every column has to be in exactly one of them.
 
         likelihood : str or likelihood component
