@@ -132,6 +132,7 @@ LIKELIHOODS = [
     likelihood(BernoulliLikelihood(soft=True), UNIT, BINARY),
     likelihood(PoissonLikelihood(), COUNT),
     likelihood(CategoricalLikelihood(n_categories=3), CODE),
+    likelihood(CategoricalLikelihood(n_categories=3, max_one_hot=2, embedding_size=2), CODE),
     likelihood(OrdinalLikelihood(n_categories=3), CODE),
     likelihood(ColumnLikelihood([("gaussian", EVEN), (GaussianLikelihood(noise=0.5), ODD)]), REAL),
     likelihood(

@@ -47,8 +47,8 @@ class VariationalAutoencoder(LatentVariableEstimator):
         Architecture, for instance :class:`~skvae.networks.MLP` or, for images,
         :class:`~skvae.networks.Convolutional`; None means an MLP of `hidden_layer_sizes` and
         `activation`.
-    likelihood : {"gaussian", "bernoulli", "poisson", "categorical", "ordinal", "auto"} or likelihood \
-component, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "poisson", "categorical", "ordinal", "auto"} or \
+likelihood component, default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "bernoulli" for zeros and
         ones, "poisson" for counts, "categorical" and "ordinal" for codes of categories. "auto"

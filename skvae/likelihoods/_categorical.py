@@ -24,6 +24,8 @@ from skvae.likelihoods._codes import (
     outside,
     resolved,
 )
+from skvae.likelihoods._column import ColumnHead
+from skvae.likelihoods._embedded import EmbeddedHead
 from skvae.likelihoods._joint import JointModel, Participant, flattening
 
 # Least share of the variance of a contrast between categories that is noise in the linear start.
@@ -41,6 +43,13 @@ class CategoricalLikelihood(Likelihood, shorthand="categorical"):
     n_categories : int, array-like of shape (n_features,) or None, default=None
         Number of categories, of all columns or of each. None is the number that a column of a
         DataFrame declares and, in an array, one more than the largest code of the training rows.
+    max_one_hot : int, default=32
+        Largest number of categories of a column that has a feature and a decoder output for each
+        of them. A column of more is embedded: the encoder reads a learned embedding of its
+        category, and the logits are inner products of a few outputs with that embedding (a
+        softmax of low rank).
+    embedding_size : int, default=8
+        Features and decoder outputs of such a column; at most `max_one_hot`.
 
     Notes
     -----
@@ -66,31 +75,61 @@ class CategoricalLikelihood(Likelihood, shorthand="categorical"):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_categories": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+        "max_one_hot": [Interval(Integral, 1, None, closed="left")],
+        "embedding_size": [Interval(Integral, 1, None, closed="left")],
     }
 
     is_discrete = True
 
-    def __init__(self, *, n_categories: Any = None) -> None:
+    def __init__(
+        self, *, n_categories: Any = None, max_one_hot: int = 32, embedding_size: int = 8
+    ) -> None:
         self.n_categories = n_categories
+        self.max_one_hot = max_one_hot
+        self.embedding_size = embedding_size
 
     def settled(self, X: np.ndarray, columns: Columns) -> CategoricalLikelihood:
         self.check_parameters()
         n_categories = resolved(self, self.n_categories, X, columns)
         check_not_ids(n_categories, len(X), columns)
-        return type(self)(n_categories=n_categories)
+        return self._with(n_categories)
+
+    def _with(self, n_categories: Any) -> CategoricalLikelihood:
+        parameters = self.get_params(deep=False) | {"n_categories": n_categories}
+        return type(self)(**parameters)
 
     def of_columns(self, n_columns: int) -> list[Likelihood]:
         n_categories = np.broadcast_to(np.asarray(self.n_categories), (n_columns,)).tolist()
-        return [type(self)(n_categories=number) for number in n_categories]
+        return [self._with(number) for number in n_categories]
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
         return ColumnSummary.of(X)._replace(details=count_codes(X))
 
-    def build(self, summary: ColumnSummary, dtype: torch.dtype) -> CategoricalHead:
+    def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
         """Head that starts at the frequencies of the codes."""
         self.check_parameters()
         n_categories = n_categories_of(self, self.n_categories, summary)
-        return CategoricalHead(frequencies(summary, n_categories), n_categories, dtype=dtype)
+        frequency = frequencies(summary, n_categories)
+        embedded = n_categories > self.max_one_hot
+        if embedded.any() and self.embedding_size > self.max_one_hot:
+            raise ValueError(
+                f"embedding_size={self.embedding_size} of CategoricalLikelihood must not exceed "
+                f"max_one_hot={self.max_one_hot}: an embedding is to be narrower than the "
+                "categories are many."
+            )
+        many = np.repeat(embedded, n_categories)
+        heads: list[ObservationHead] = []
+        if not embedded.all():
+            heads.append(CategoricalHead(frequency[~many], n_categories[~embedded], dtype=dtype))
+        if embedded.any():
+            heads.append(
+                EmbeddedHead(
+                    frequency[many], n_categories[embedded], self.embedding_size, dtype=dtype
+                )
+            )
+        if len(heads) == 1:
+            return heads[0]
+        return ColumnHead(heads, [np.flatnonzero(~embedded), np.flatnonzero(embedded)])
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return outside(X, self.n_categories)

@@ -291,7 +291,9 @@ class ColumnHead(ObservationHead):
     place: Tensor
     _placeholder: Tensor
 
-    def __init__(self, heads: Sequence[ObservationHead], columns: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, heads: Sequence[ObservationHead], columns: Sequence[Sequence[int] | np.ndarray]
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(heads)
         self.n_columns = sum(head.n_columns for head in heads)

@@ -82,7 +82,7 @@ def test_attributes_are_those_of_a_fitted_estimator(likelihood, n_components):
     documented.remove("weight_scales_")
     assert fitted == documented
     # Nothing public beside parameters and attributes.
-    public = {name for name in vars(vae) if not name.startswith("_")}
+    public = {name for name in names if not name.startswith("_")}
     assert public == fitted | set(vae.get_params(deep=False))
 
 
