@@ -10,7 +10,12 @@ from torch.distributions import Categorical
 
 from skvae import VariationalAutoencoder
 from skvae.exceptions import SupportError
-from skvae.likelihoods import BernoulliLikelihood, CategoricalLikelihood, OrdinalLikelihood
+from skvae.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ColumnLikelihood,
+    OrdinalLikelihood,
+)
 from skvae.likelihoods._base import Columns
 from tests.estimators.small import STILL_RISING
 from tests.helpers import assert_mean
@@ -248,3 +253,62 @@ def test_identifiers_are_refused_by_name(cls):
     # Many categories that come often, or few of few rows, identify nothing.
     cls().settled(np.arange(200.0)[:, None] % 40, Columns())
     cls().settled(np.arange(20.0)[:, None], Columns())
+
+
+# -- many categories ------------------------------------------------------------------------------
+
+
+def many_codes(n_rows=800, n_categories=60, *, seed=0):
+    """A column of many categories and two of numbers that depend on one variable."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n_rows, 1))
+    logits = 1.5 * z @ rng.normal(size=(1, n_categories)) + rng.normal(size=n_categories)
+    code = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    return np.column_stack([code, z + 0.5 * rng.normal(size=(n_rows, 2))])
+
+
+def test_embedded_probabilities_are_a_softmax_of_low_rank():
+    X = codes()
+    likelihood = CategoricalLikelihood(n_categories=N_CATEGORIES, max_one_hot=2, embedding_size=2)
+    whole = likelihood.build(likelihood.summarize(X), torch.float64)
+    # Columns of up to two categories as they are, the other two embedded.
+    assert (whole.n_features, whole.n_outputs) == (2 + 1 + 2 * 2, 2 + 1 + 2 * 2)
+    embedded = whole.parts[1]
+    outputs = draw_outputs(whole, 3, len(X))
+    x = torch.from_numpy(X)
+    actual = whole.log_prob_columns(whole.params_from(outputs), x)
+    points = outputs[..., 3:].unflatten(-1, (2, 2))
+    embeddings, biases = embedded.embedding.split([5, 3]), embedded.bias.split([5, 3])
+    for i, j in enumerate([1, 3]):
+        logits = points[..., i, :] @ embeddings[i].T + biases[i]
+        torch.testing.assert_close(actual[..., j], Categorical(logits=logits).log_prob(x[:, j]))
+    # What the encoder reads of a row is the embedding of its category, centred.
+    features = whole.features(x, None)[:, 3:5]
+    centre = embedded.frequency[:5] @ embeddings[0]
+    torch.testing.assert_close(features, embeddings[0][x[:, 1].long()] - centre)
+
+
+@pytest.mark.filterwarnings(STILL_RISING)
+def test_many_categories_are_learned_with_few_weights():
+    X = many_codes()
+    groups = {
+        size: ColumnLikelihood(
+            [(CategoricalLikelihood(n_categories=60, max_one_hot=size), [0]), ("gaussian", [1, 2])]
+        )
+        for size in (32, 60)
+    }
+    embedded, plain = (
+        VariationalAutoencoder(1, likelihood=each, max_iter=40, random_state=0).fit(X)
+        for each in groups.values()
+    )
+    sizes = [sum(p.numel() for p in vae.model_.parameters()) for vae in (embedded, plain)]
+    assert sizes[0] < 0.5 * sizes[1]
+    marginal = VariationalAutoencoder(0, likelihood=groups[32]).fit(X).score(X)
+    assert embedded.score(X) - marginal > 0.8 * (plain.score(X) - marginal) > 0.2
+    assert at_the_start(X, groups[32], 1) > marginal + 0.2
+    assert embedded.sample(20, random_state=0)[:, 0].max() < 60
+
+
+def test_embedding_is_narrower_than_the_categories_are_many():
+    with pytest.raises(ValueError, match=r"embedding_size=8 .* must not exceed max_one_hot=4"):
+        head_of(lambda **given: CategoricalLikelihood(max_one_hot=4, **given))
