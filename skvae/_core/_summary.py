@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +21,9 @@ class ColumnSummary(NamedTuple):
         1/n), exactly 0 for a constant column. All four are 0 for a column without any.
     n_observed : ndarray of shape (n_columns,), float64
         Number of observed entries.
-    details : object
-        What else a likelihood wants to know, as it noted it itself in `summarize`; None if nothing,
-        and in a blank summary.
+    marginals : mapping of str to ndarray of shape (n_columns,), float64
+        Further parameters of the columns' marginals, which the ``summarize`` of a likelihood may
+        add; empty otherwise, and in a blank summary.
     """
 
     mean: np.ndarray
@@ -30,7 +31,7 @@ class ColumnSummary(NamedTuple):
     minimum: np.ndarray
     maximum: np.ndarray
     n_observed: np.ndarray
-    details: Any = None
+    marginals: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @classmethod
     @np.errstate(invalid="ignore")  # infinity gives NaN, and the caller an error that names it

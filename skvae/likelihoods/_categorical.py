@@ -18,11 +18,11 @@ from skvae.likelihoods._base import Columns, JointPart, Likelihood, LinearStart,
 from skvae.likelihoods._codes import (
     check_not_ids,
     codes_hint,
-    count_codes,
     frequencies,
     n_categories_of,
     outside,
     resolved,
+    summary_of_codes,
 )
 from skvae.likelihoods._column import ColumnHead
 from skvae.likelihoods._embedded import EmbeddedHead
@@ -103,7 +103,7 @@ class CategoricalLikelihood(Likelihood, shorthand="categorical"):
         return [self._with(number) for number in n_categories]
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
-        return ColumnSummary.of(X)._replace(details=count_codes(X))
+        return summary_of_codes(X)
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
         """Head that starts at the frequencies of the codes."""

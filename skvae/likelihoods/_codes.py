@@ -81,15 +81,15 @@ def codes_hint(n_categories: Any) -> tuple[str, str]:
     )
 
 
-def count_codes(X: np.ndarray) -> list[np.ndarray]:
-    """How often each code occurs in each column; NaN does not count."""
-    counts = []
+def summary_of_codes(X: np.ndarray) -> ColumnSummary:
+    """Summary of columns of codes, with how often each code occurs, an array for each column."""
+    counts = np.empty(X.shape[1], dtype=object)
     for j in range(X.shape[1]):
         column = X[:, j]
         if column.dtype.kind == "f":
             column = column[~np.isnan(column)]
-        counts.append(np.bincount(column.astype(np.int64)))
-    return counts
+        counts[j] = np.bincount(column.astype(np.int64))
+    return ColumnSummary.of(X)._replace(marginals={"counts": counts})
 
 
 def frequencies(summary: ColumnSummary, n_categories: np.ndarray) -> np.ndarray:
@@ -97,8 +97,8 @@ def frequencies(summary: ColumnSummary, n_categories: np.ndarray) -> np.ndarray:
     found = []
     for j, number in enumerate(n_categories):
         counts = np.zeros(number)
-        if summary.details is not None:
-            own = summary.details[j][:number]
+        if "counts" in summary.marginals:
+            own = summary.marginals["counts"][j][:number]
             counts[: len(own)] = own
         found.append((counts + 1.0 / number) / (counts.sum() + 1.0))
     return np.concatenate(found)

@@ -18,6 +18,9 @@ from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Columns, Likelihood, LinearStart, Observation, ObservationHead
 from skvae.likelihoods._joint import JointModel, Participant
 
+# Fields of a summary that are one number for each column.
+N_MOMENTS = 5
+
 
 class ColumnLikelihood(Likelihood, shorthand="column"):
     """A likelihood for each group of columns, in the manner of ColumnTransformer.
@@ -134,26 +137,26 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
         groups = self._groups(Columns(), X.shape[1])
-        parts = [likelihood.summarize(X[:, index]) for likelihood, index in groups]
-        whole = {name: np.zeros(X.shape[1]) for name in ColumnSummary._fields[:-1]}
-        for (_, index), part in zip(groups, parts, strict=True):
-            for name, values in whole.items():
-                values[index] = getattr(part, name)
-        return ColumnSummary(**whole, details=parts)
+        whole = [np.zeros(X.shape[1]) for _ in range(N_MOMENTS)]
+        parts = np.empty(len(groups), dtype=object)
+        for i, (likelihood, index) in enumerate(groups):
+            part = likelihood.summarize(X[:, index])
+            for values, own in zip(whole, part, strict=False):
+                values[index] = own
+            # Wrapped, since an array would take the summary for a sequence.
+            parts[i] = (part,)
+        return ColumnSummary(*whole, marginals={"parts": parts})
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ColumnHead:
         """Head that is made of the heads of the groups."""
         self.check_parameters()
         groups = self._groups(Columns(), len(summary.mean))
-        parts = summary.details
-        if parts is None:
-            parts = [
-                ColumnSummary(*(values[index] for values in summary[:-1])) for _, index in groups
-            ]
-        heads = [
-            likelihood.build(part, dtype)
-            for (likelihood, _), part in zip(groups, parts, strict=True)
-        ]
+        heads = []
+        for i, (likelihood, index) in enumerate(groups):
+            part = ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
+            if "parts" in summary.marginals:
+                (part,) = summary.marginals["parts"][i]
+            heads.append(likelihood.build(part, dtype))
         return ColumnHead(heads, [index for _, index in groups])
 
     def check_support(

@@ -19,11 +19,11 @@ from skvae.likelihoods._base import Columns, JointPart, Likelihood, LinearStart,
 from skvae.likelihoods._codes import (
     check_not_ids,
     codes_hint,
-    count_codes,
     frequencies,
     n_categories_of,
     outside,
     resolved,
+    summary_of_codes,
 )
 from skvae.likelihoods._joint import JointModel, Participant, flattening
 
@@ -94,7 +94,7 @@ class OrdinalLikelihood(Likelihood, shorthand="ordinal"):
         return [type(self)(n_categories=number) for number in n_categories]
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
-        return ColumnSummary.of(X)._replace(details=count_codes(X))
+        return summary_of_codes(X)
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> OrdinalHead:
         """Head whose thresholds start at the frequencies of the codes."""
