@@ -14,7 +14,16 @@ from skvae.estimators._transaction import infers
 from skvae.exceptions import FileFormatError
 
 # Attributes without a trailing underscore that belong to a fitted estimator.
-_PRIVATE = frozenset({"_learned_missing", "_seed", "_trainer_state", "_sklearn_output_config"})
+_PRIVATE = frozenset(
+    {
+        "_learned_missing",
+        "_likelihood_given",
+        "_schema",
+        "_seed",
+        "_sklearn_output_config",
+        "_trainer_state",
+    }
+)
 _FITTED = re.compile(r"[a-z][a-z0-9_]*_")
 # What building a model and filling in its weights raises where they do not fit together.
 _INCONSISTENT = (

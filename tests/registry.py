@@ -19,12 +19,16 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from skvae.likelihoods import (
+    AutoLikelihood,
     BernoulliLikelihood,
     BetaLikelihood,
+    CategoricalLikelihood,
+    ColumnLikelihood,
     ContinuousBernoulliLikelihood,
     GaussianLikelihood,
     LogNormalLikelihood,
     NegativeBinomialLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
     SigmoidGaussianLikelihood,
     StudentTLikelihood,
@@ -105,6 +109,9 @@ OPEN_UNIT = Support(
 BINARY = Support("binary", lambda t: (t > 0).astype(t.dtype), 0.0, 1.0)
 # Capped at exp(4), so that the laws can sum over all counts that matter.
 COUNT = Support("count", lambda t: np.floor(np.exp(np.clip(t, -4.0, 4.0))), 0.0, math.inf)
+# Three codes, of which a normal variable gives each about as often.
+CODE = Support("code", lambda t: np.digitize(t, [-0.4, 0.4]).astype(t.dtype), 0.0, 2.0)
+BIT = CODE._replace(name="bit", from_real=BINARY.from_real, high=1.0)
 
 
 def _counts_or_nothing(t: np.ndarray) -> np.ndarray:
@@ -145,6 +152,8 @@ def likelihood(
     return LikelihoodCase(component, rows, outcome, from_real or rows.from_real)
 
 
+# Positions of columns, however many there are.
+EVEN, ODD = slice(0, None, 2), slice(1, None, 2)
 # Laws build heads for this many columns.
 N_COLUMNS = 3
 
@@ -173,6 +182,14 @@ LIKELIHOODS = [
     likelihood(SigmoidGaussianLikelihood(noise="predicted"), REAL, from_real=_sigmoid),
     likelihood(StudentTLikelihood(), REAL),
     likelihood(StudentTLikelihood(df=4.0), REAL),
+    likelihood(CategoricalLikelihood(n_categories=3), CODE),
+    likelihood(CategoricalLikelihood(n_categories=3, max_one_hot=2, embedding_size=2), CODE),
+    likelihood(OrdinalLikelihood(n_categories=3), CODE),
+    likelihood(ColumnLikelihood([("gaussian", EVEN), (GaussianLikelihood(noise=0.5), ODD)]), REAL),
+    likelihood(
+        ColumnLikelihood([(CategoricalLikelihood(n_categories=2), ODD), ("bernoulli", EVEN)]), BIT
+    ),
+    likelihood(AutoLikelihood(), REAL),
 ]
 
 PRIORS = [

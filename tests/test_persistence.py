@@ -278,6 +278,7 @@ def test_saving_does_not_change_the_estimator(tmp_path):
         *[[], (), {}, [1, [2, (3.0,)]], {"a": {"b": (1,)}, "array": "no array"}],
         *[np.zeros((0, 3)), np.array(2.5), np.array([True]), np.arange(3, dtype=np.uint8)],
         *[np.array(["a", "b"], dtype=object), np.ones((2, 2), order="F"), torch.ones(())],
+        *[slice(None, 3), [("gaussian", slice("a", "b", None))]],
     ],
     ids=repr,
 )

@@ -12,6 +12,7 @@ A JSON value stands for itself; anything else is an object with one key that say
 ``{"float": s}``    a float that JSON has no number for ("nan", "inf", "-inf")
 ``{"module": p}``   weights and buffers of the model, stored under names that begin with p
 ``{"random":}``     a NumPy ``RandomState``
+``{"slice": []}``   a slice: start, stop and step
 ``{"strings": []}`` an object array of strings
 ``{"tensor": k}``   the array stored under the name k, as a torch tensor
 ``{"tuple": []}``   a tuple
@@ -71,6 +72,9 @@ class Writer:
             return [self.encode(v, f"{name}[{i}]") for i, v in enumerate(value)]
         if isinstance(value, tuple):
             return {"tuple": [self.encode(v, f"{name}[{i}]") for i, v in enumerate(value)]}
+        if isinstance(value, slice):
+            ends = [value.start, value.stop, value.step]
+            return {"slice": [self.encode(v, f"{name}.{i}") for i, v in enumerate(ends)]}
         if isinstance(value, dict) and all(isinstance(k, str) for k in value):
             return {"dict": {k: self.encode(v, f"{name}.{k}") for k, v in value.items()}}
         if isinstance(value, np.ndarray):
@@ -196,6 +200,8 @@ class Reader:
                     content["state"]["key"] = np.array(content["state"]["key"], dtype=np.uint32)
                     state.set_state(content)
                     return state
+                case "slice":
+                    return slice(*(self.decode(v) for v in content))
                 case "strings":
                     return np.array([str(v) for v in content], dtype=object)
                 case "tuple":

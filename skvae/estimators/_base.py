@@ -120,7 +120,7 @@ class LatentVariableEstimator(
             z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
             observation = model.generative(Batch(z), z.unsqueeze(0)).observation
             out[part] = head.from_expectation(observation.expectation)[0].cpu().numpy()
-        return out
+        return self._as_given(out)
 
     @infers
     def score_samples(self, X: Any) -> np.ndarray:
@@ -360,7 +360,7 @@ class LatentVariableEstimator(
                     z = one.sample_prior(None, noise)
                     x = one.generative(Batch(z), z).observation.sample(on_device)[0]
                     out[mine] = one.observation_head.unstandardize(x).cpu().numpy()
-        return out
+        return self._as_given(out)
 
     # -- how rows go through the model --------------------------------------------------------
 

@@ -48,8 +48,10 @@ from skvae.estimators._rows import (
     hold_out,
     read_rows,
 )
+from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
+from skvae.likelihoods._base import Columns, Likelihood
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 
 # A component is active where its posterior tells more than this about a row.
@@ -128,6 +130,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
+    @property
+    def likelihoods_(self) -> dict[Any, Likelihood]:
+        """Likelihood of each column, by its name, or its position if it has none."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(
+                f"{type(self).__name__} has likelihoods_ only once it is fitted. Call fit first."
+            )
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        return dict(zip(names, self.likelihood_.of_columns(self.n_features_in_), strict=True))
+
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     @trains
@@ -190,12 +202,45 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Validated rows, as all that follows sees them."""
-        return read_rows(self, X, reset=reset)
+        if reset:
+            vars(self).pop("_schema", None)
+        if library_of(X) is None:
+            return read_rows(self, X, reset=reset)
+        schema = getattr(self, "_schema", None)
+        if schema is None:
+            likelihood = self._resolve_components()["likelihood_"] if reset else self.likelihood_
+            assert isinstance(likelihood, Likelihood)
+            schema = schema_of(X, likelihood)
+            if schema is None:
+                return read_rows(self, X, reset=reset)
+            if not reset:
+                raise ValueError(
+                    "X has categories or booleans, but the estimator was fitted to numbers only. "
+                    "Fit it to a DataFrame with the same dtypes."
+                )
+            self._schema = schema
+        return read_table(self, X, schema, reset=reset)
+
+    def _as_given(self, rows: np.ndarray, index: Any = None) -> Any:
+        """Rows of numbers and codes in the container that the model was fitted to.
+
+        A DataFrame, with the given index where it has one, if its columns are not all numbers.
+        """
+        schema = getattr(self, "_schema", None)
+        return rows if schema is None else write_table(rows, schema, index)
+
+    def _columns(self, X: Any) -> Columns:
+        """What is known of the columns of X, which has been read, beside its entries."""
+        names = getattr(self, "feature_names_in_", None)
+        return columns_of(names, X, getattr(self, "_schema", None))
 
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
         rows = _without_empty_rows(rows)
+        given = components["likelihood_"]
+        if not continued:
+            components["likelihood_"] = given.settled(rows, self._columns(X))
         setup = self._continue(components, rows) if continued else None
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
@@ -220,8 +265,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             "validation_scores_": [*earlier[1], *result.validation_scores],
             "_trainer_state": state if partial or self.warm_start else None,
         }
-        for name in ("noise_variance_", "weight_scales_"):
+        for name in ("noise_variance_", "weight_scales_", "_likelihood_given"):
             vars(self).pop(name, None)
+        if fitted["likelihood_"] is not given:
+            fitted["_likelihood_given"] = given
         vars(self).update(fitted)
         if not partial:
             self._warn(result)
@@ -248,14 +295,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _continue(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
         changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
+        # What the fitted likelihood was settled from is compared, not what became of it.
+        before = {"likelihood_": getattr(self, "_likelihood_given", self.likelihood_)}
         for name in self._architecture:
-            changed += _changes(name.removesuffix("_"), getattr(self, name), components[name])
+            earlier = before.get(name, getattr(self, name))
+            changed += _changes(name.removesuffix("_"), earlier, components[name])
         if changed:
             raise ValueError(
                 f"The fitted model cannot be trained further, since {', '.join(changed)} changed "
                 "after it was fitted. Restore the earlier value, or fit a new estimator "
                 "(warm_start=False)."
             )
+        components["likelihood_"] = self.likelihood_
         model = copy.deepcopy(self.model_)
         model = model.to(device=resolve_device(self.device), dtype=torch.float32).train()
         # The state of one solver says nothing to another.

@@ -49,13 +49,18 @@ class VariationalAutoencoder(LatentVariableEstimator):
         `activation`.
     likelihood : {"gaussian", "student_t", "log_normal", "beta", "continuous_bernoulli", \
 "sigmoid_gaussian", "bernoulli", "poisson", "negative_binomial", \
-"zero_inflated_negative_binomial"} or likelihood component, default="gaussian"
+"zero_inflated_negative_binomial", "categorical", "ordinal", "auto"} or likelihood component, \
+default="gaussian"
         Distribution of a column given the latent variables. "gaussian" is for real values (columns
         are standardised inside, and answers are in the units of X), "student_t" for real values
         with outliers, "log_normal" for positive values, "beta" for values strictly between 0 and 1,
         "continuous_bernoulli" and "sigmoid_gaussian" for intensities in [0, 1], "bernoulli" for
-        zeros and ones, "poisson" for counts, "negative_binomial" for counts that vary more, and
-        "zero_inflated_negative_binomial" for those with excess zeros.
+        zeros and ones, "poisson" for counts, "negative_binomial" for counts that vary more,
+        "zero_inflated_negative_binomial" for those with excess zeros, "categorical" and "ordinal"
+        for codes of categories. "auto" chooses for each column of a DataFrame by its dtype, and
+        :class:`~skvae.likelihoods.ColumnLikelihood` takes a list of who has which; categories then
+        are read by name, and ``sample``, ``inverse_transform`` and ``impute`` answer with such a
+        DataFrame.
     prior : {"diagonal", "flow", "laplace", "mixture", "normal", "vamp"} or prior component, \
 default="normal"
         Distribution of the latent variables: "normal" is N(0, I), "diagonal" a normal with learned
@@ -155,7 +160,7 @@ posterior component, default="diagonal"
     noise_variance_ : ndarray of shape (n_features,)
         Variance of the observation noise, in the units of X squared, averaged over the training
         rows where it is predicted. Only with a Gaussian, sigmoid Gaussian or Student's t
-        likelihood.
+        likelihood; NaN for columns of another.
     weight_scales_ : dict of str to ndarray
         Standard deviations of the uncertain weights by their names in `model_`, which holds their
         means. Only with `weight_posterior`, and only where training gained on the linear model.
@@ -183,6 +188,8 @@ posterior component, default="diagonal"
         The trained model.
     likelihood_, prior_, posterior_, objective_, solver_, encoder_, decoder_ : component
         What the parameters of these names were resolved to.
+    likelihoods_ : dict of str or int to likelihood component
+        Likelihood of each column by its name, or by its position where columns have no names.
     n_features_in_ : int
         Number of columns seen during ``fit``.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -8,7 +8,7 @@ are dealt with here, once, and never by the author of a likelihood.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
-from skvae._core._factor_analysis import SecondMoments
+from skvae._core._factor_analysis import Factors, SecondMoments, rotated
 from skvae._core._summary import CHUNK_BYTES, ColumnSummary
 from skvae.exceptions import SupportError
 
@@ -50,6 +50,85 @@ class LinearStart(NamedTuple):
     outputs: np.ndarray | None = None
     parameters: Mapping[str, np.ndarray] = MappingProxyType({})
 
+    def turned(self) -> LinearStart:
+        """The same model with its factors rotated so that their posterior precision is diagonal."""
+        return self._replace(loadings=rotated(self.loadings, 1.0 / self.precision).loadings)
+
+
+class JointPart(NamedTuple):
+    """How a head takes part in one linear model of its columns and those of others.
+
+    The factors of all residuals are found together; each head then says what they mean for its
+    own outputs.
+
+    Attributes
+    ----------
+    variance : ndarray of shape (n_directions,)
+        What the residuals vary by, of which noise is what is missing in their second moments; NaN
+        stands for what the moments say.
+    floor : float
+        Least share of the variance that stays noise.
+    start : callable
+        ``start(factors, length)`` is the head's part of the linear model, its factors not rotated;
+        `length` shortens the loadings of outputs that follow from them to first order only.
+    is_exact : bool
+        Whether `length` is without effect.
+    settled_noise : callable or None
+        Noise variances that the head can have, from those that were found, both of shape
+        (n_directions,); None if it can have any.
+    departing_noise : callable or None
+        Noise variances at which training departs, from those of the start; None if the same.
+    contrasts : ndarray of shape (n_location_outputs, n_directions) or None
+        Where the residuals are correlated by nature, combinations of them that are not:
+        ``residuals @ contrasts``.
+    """
+
+    variance: np.ndarray
+    floor: float
+    start: Callable[[Factors, float], LinearStart]
+    is_exact: bool = False
+    settled_noise: Callable[[np.ndarray], np.ndarray] | None = None
+    departing_noise: Callable[[np.ndarray], np.ndarray] | None = None
+    contrasts: np.ndarray | None = None
+
+
+class Columns(NamedTuple):
+    """What is known of the columns of X before their entries are looked at.
+
+    Attributes
+    ----------
+    names : sequence of str or None
+        None if they have none.
+    kinds : sequence of {"number", "bool", "category", "ordered"} or None
+        By their dtypes in a DataFrame; None if X is an array.
+    n_categories : sequence of (int or None) or None
+        How many categories each column declares.
+    frame : DataFrame or None
+        X as it was given, if it is one.
+    index : sequence of int or None
+        Which columns of the table they are; None if all.
+    """
+
+    names: Sequence[str] | None = None
+    kinds: Sequence[str] | None = None
+    n_categories: Sequence[int | None] | None = None
+    frame: Any = None
+    index: Sequence[int] | None = None
+
+    def name(self, column: int) -> str:
+        """A column as messages call it."""
+        place = column if self.index is None else self.index[column]
+        return f"{place}" if self.names is None else f"'{self.names[column]}' (index {place})"
+
+    def some(self, index: Sequence[int]) -> Columns:
+        """Some of the columns."""
+
+        def of(values: Sequence[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in index]
+
+        place = list(index) if self.index is None else of(self.index)
+        return Columns(of(self.names), of(self.kinds), of(self.n_categories), self.frame, place)
+
 
 class Likelihood(Component, ABC, kind="likelihood"):
     """Component that says how the columns are distributed given the latent variables.
@@ -58,9 +137,13 @@ class Likelihood(Component, ABC, kind="likelihood"):
     ----------
     is_discrete : bool
         Whether equal rows are to be expected.
+    takes_tables : bool
+        Whether the columns of a DataFrame are told apart by their dtypes, and categories are read
+        as codes.
     """
 
     is_discrete: ClassVar[bool] = False
+    takes_tables: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
@@ -71,6 +154,24 @@ class Likelihood(Component, ABC, kind="likelihood"):
         ValueError
             If a hyperparameter is outside its allowed values or does not fit the columns.
         """
+
+    def settled(self, X: np.ndarray, columns: Columns) -> Likelihood:
+        """The likelihood with all that its parameters leave open fixed, by default itself.
+
+        It is asked once, with all training rows, before anything else: what is built from some of
+        them, or from a file, has the same shape. It becomes the fitted attribute ``likelihood_``.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+            The training rows, of which nothing has been checked.
+        columns : Columns
+        """
+        return self
+
+    def of_columns(self, n_columns: int) -> list[Likelihood]:
+        """The likelihood of each column."""
+        return [self] * n_columns
 
     def summarize(self, X: np.ndarray) -> ColumnSummary:
         """Summary of the columns as the head will see them."""
@@ -87,8 +188,22 @@ class Likelihood(Component, ABC, kind="likelihood"):
         """What values are needed, and what to do about others; for the error message."""
         return "finite values", "Remove or replace the value."
 
-    def check_support(self, X: np.ndarray, feature_names: Sequence[str] | None = None) -> None:
+    def check_support(
+        self,
+        X: np.ndarray,
+        feature_names: Sequence[str] | None = None,
+        *,
+        index: Sequence[int] | None = None,
+    ) -> None:
         """Raise an error that names the first column and value outside the support.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+        feature_names : sequence of str or None
+            Names of the columns.
+        index : sequence of int or None
+            Which columns of the table they are, for the message; None if all.
 
         Raises
         ------
@@ -108,10 +223,11 @@ class Likelihood(Component, ABC, kind="likelihood"):
                 continue
             row, column = np.argwhere(bad)[0]
             name = f"'{feature_names[column]}' " if feature_names is not None else ""
-            index = f"(index {column})" if name else f"{column}"
+            place = column if index is None else index[column]
+            where = f"(index {place})" if name else f"{place}"
             needed, remedy = self.support_hint()
             raise SupportError(
-                f"likelihood={self._as_typed()} needs {needed}; column {name}{index} holds "
+                f"likelihood={self._as_typed()} needs {needed}; column {name}{where} holds "
                 f"{chunk[row, column]!s} in row {start + row}. {remedy}"
             )
 
@@ -164,11 +280,16 @@ class ObservationHead(nn.Module, ABC):
     n_outputs: int
     n_location_outputs: int
     n_features: int
-    column_of_feature: Tensor | None = None
+    column_of_feature: Tensor | None
     placeholder: float | Tensor = 0.0
     float64_buffers: tuple[str, ...] = ()
     hand_derived: bool = False
     n_noise_directions: int = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A buffer that heads may assign to.
+        self.register_buffer("column_of_feature", None, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> ObservationHead:
         exact = {name: getattr(self, name) for name in self.float64_buffers}
@@ -216,6 +337,14 @@ class ObservationHead(nn.Module, ABC):
         Called only if `residuals` gives residuals, of which `moments` are the second moments.
         """
         raise NotImplementedError  # abstract where `residuals` is overridden
+
+    def joint_part(self) -> JointPart | None:
+        """How the head takes part in a linear model of several heads.
+
+        None if it stands aside: its columns then start at their marginals, and training brings
+        them in.
+        """
+        return None
 
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
         """Linear model from which training leaves; by default `start` itself."""

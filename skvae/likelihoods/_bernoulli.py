@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart, ObservationHead
-from skvae.likelihoods._first_order import MIN_UNIQUENESS, START_LENGTHS
+from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart
+from skvae.likelihoods._first_order import MIN_UNIQUENESS, FirstOrderHead
 
 # Numbers of at least 1/2 whose product is no denormal float32.
 FACTORS = 112
@@ -119,7 +118,7 @@ class BernoulliParams(NamedTuple):
     logits: Tensor
 
 
-class BernoulliHead(ObservationHead):
+class BernoulliHead(FirstOrderHead):
     """Bernoulli probability of zeros and ones."""
 
     hand_derived = True
@@ -158,9 +157,7 @@ class BernoulliHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - self.frequency) / self._deviation
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
         """Logistic factor analysis, from the factors of the correlation matrix.
 
         A column is 1 where a standard normal variable, partly explained by the factors, exceeds a
@@ -168,27 +165,21 @@ class BernoulliHead(ObservationHead):
         the normal densities at the thresholds, and for columns that are on half of the time the
         correlation of the variables is exactly a sine. The logits then follow from normal
         approximations to the logistic (MacKay, 1992), with the frequencies of the columns kept.
-        How far the approximations carry depends on the columns, so the loadings are offered at
-        several lengths.
         """
         frequency = self.frequency.double().cpu().numpy()
-        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
         density = np.exp(-0.5 * ndtri(frequency) ** 2) / np.sqrt(2.0 * np.pi)
         variance = frequency * (1.0 - frequency)
         shared = np.square(loadings).sum(1)
         explained = np.sin(np.minimum(shared * variance / density**2, 0.5 * np.pi))
         explained = np.minimum(explained, 1.0 - MIN_UNIQUENESS)
         directions = loadings / np.sqrt(np.maximum(shared, np.finfo(float).tiny))[:, None]
-        starts = []
-        for length in START_LENGTHS:
-            part = length**2 * explained
-            size = PROBIT_SLOPE * np.sqrt(part / (1.0 - part))
-            flattening = np.sqrt(1.0 + np.pi / 8.0 * size**2)
-            precision = variance / flattening
-            turned = rotated(directions * size[:, None], 1.0 / precision).loadings
-            outputs = np.log(frequency / (1.0 - frequency)) * flattening
-            starts.append(LinearStart(turned, precision, np.ones(self.n_columns), outputs))
-        return starts
+        part = length**2 * explained
+        size = PROBIT_SLOPE * np.sqrt(part / (1.0 - part))
+        flattening = np.sqrt(1.0 + np.pi / 8.0 * size**2)
+        outputs = np.log(frequency / (1.0 - frequency)) * flattening
+        return LinearStart(
+            directions * size[:, None], variance / flattening, np.ones(self.n_columns), outputs
+        )
 
     @property
     def _deviation(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +11,10 @@ from scipy.special import betaln, digamma
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._stirling import stirling_error
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart
-from skvae.likelihoods._first_order import START_LENGTHS
+from skvae.likelihoods._first_order import FirstOrderHead
 from skvae.likelihoods._marginals import maximum
 from skvae.likelihoods._standardized import StandardizedHead
 
@@ -126,8 +124,10 @@ class BetaParams(NamedTuple):
     log_precision: Tensor
 
 
-class BetaHead(StandardizedHead):
+class BetaHead(FirstOrderHead, StandardizedHead):
     """Beta density of proportions; its units are those of standardised logits."""
+
+    least_uniqueness = LEAST_UNIQUENESS
 
     def __init__(self, summary: ColumnSummary, *, dtype: torch.dtype) -> None:
         zeros = np.zeros(len(summary.mean))
@@ -162,9 +162,7 @@ class BetaHead(StandardizedHead):
     def residuals(self, x: Tensor) -> Tensor:
         return x
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
         """Factor analysis of the logits.
 
         Of a column's logit the factors explain a part of the variance; for what is left the
@@ -174,20 +172,15 @@ class BetaHead(StandardizedHead):
         logits = self.logits.double().cpu().numpy()
         scale = self.scale.cpu().numpy()
         marginal = np.exp(self.marginal_log_precision.double().cpu().numpy())
-        loadings = correlation_factors(moments, n_factors, floor=LEAST_UNIQUENESS, seed=seed)
         mean = 1.0 / (1.0 + np.exp(-logits))
-        starts = []
-        for length in START_LENGTHS:
-            part = length * loadings
-            share = np.maximum(1.0 - np.square(part).sum(1), LEAST_UNIQUENESS)
-            precision = (1.0 + marginal) / share - 1.0
-            change = np.log(precision / marginal) * self.learned.double().cpu().numpy()
-            # Curvature in the logit where precisions are high; low ones have less.
-            curvature = mean * (1.0 - mean) * precision**2 / (1.0 + precision)
-            turned = rotated(part * scale[:, None], 1.0 / curvature).loadings
-            own = {"log_precision_change": change}
-            starts.append(LinearStart(turned, curvature, curvature * scale, parameters=own))
-        return starts
+        part = length * loadings
+        share = np.maximum(1.0 - np.square(part).sum(1), LEAST_UNIQUENESS)
+        precision = (1.0 + marginal) / share - 1.0
+        change = np.log(precision / marginal) * self.learned.double().cpu().numpy()
+        # Curvature in the logit where precisions are high; low ones have less.
+        curvature = mean * (1.0 - mean) * precision**2 / (1.0 + precision)
+        own = {"log_precision_change": change}
+        return LinearStart(part * scale[:, None], curvature, curvature * scale, parameters=own)
 
     def params_from(self, outputs: Tensor) -> BetaParams:
         log_precision = self.marginal_log_precision + self.learned * self.log_precision_change

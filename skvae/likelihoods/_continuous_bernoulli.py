@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch
 from scipy.special import zeta
 from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
-from skvae.likelihoods._first_order import MIN_UNIQUENESS, START_LENGTHS
+from skvae.likelihoods._base import Likelihood, LinearStart
+from skvae.likelihoods._first_order import FirstOrderHead
 
 # Logits nearer to 0 than this take the series in their square, of which so many terms are exact to
 # the digits of float64; further out the closed form is, and its gradient keeps the digits.
@@ -123,7 +121,7 @@ class ContinuousBernoulliParams(NamedTuple):
     logits: Tensor
 
 
-class ContinuousBernoulliHead(ObservationHead):
+class ContinuousBernoulliHead(FirstOrderHead):
     """Continuous Bernoulli density of intensities."""
 
     mean: Tensor
@@ -151,31 +149,21 @@ class ContinuousBernoulliHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
-        """Factor analysis on the scale of the logits, from the factors of the correlation matrix.
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
+        """Factor analysis on the scale of the logits.
 
         The slope of a mean in its logit is the variance v of the density, so that to first order
         the covariance of two columns is ``v_i v_j w_i @ w_j``. Beyond first order the slope on
         average over the factors is smaller, as for a probit of the same steepness at 0; the logits
-        are stretched so that the means are kept. How far that carries depends on the columns, so
-        the loadings are offered at several lengths.
+        are stretched so that the means are kept.
         """
         logits = self.logits.double().cpu().numpy()
         variance = _variance(logits)
         deviation = self.deviation.double().cpu().numpy()
-        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
-        first_order = loadings * (deviation / variance)[:, None]
-        starts = []
-        for length in START_LENGTHS:
-            part = length * first_order
-            flattening = np.sqrt(1.0 + STEEPNESS * np.square(part).sum(1))
-            precision = variance / flattening
-            turned = rotated(part, 1.0 / precision).loadings
-            gain = np.ones(self.n_columns)
-            starts.append(LinearStart(turned, precision, gain, logits * flattening))
-        return starts
+        part = length * loadings * (deviation / variance)[:, None]
+        flattening = np.sqrt(1.0 + STEEPNESS * np.square(part).sum(1))
+        gain = np.ones(self.n_columns)
+        return LinearStart(part, variance / flattening, gain, logits * flattening)
 
     def params_from(self, outputs: Tensor) -> ContinuousBernoulliParams:
         return ContinuousBernoulliParams(outputs)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Likelihood, LinearStart, ObservationHead
-from skvae.likelihoods._first_order import MIN_UNIQUENESS, START_LENGTHS
+from skvae.likelihoods._base import Likelihood, LinearStart
+from skvae.likelihoods._first_order import FirstOrderHead
 
 # exp(30) ~ 1e13 counts: above it a rate is a symptom, and exp() would overflow float32 at 89.
 MAX_LOG_RATE = 30.0
@@ -40,7 +39,7 @@ def guarded_mean(summary: ColumnSummary) -> np.ndarray:
     return mean
 
 
-class CountHead(ObservationHead):
+class CountHead(FirstOrderHead):
     """Probability of counts whose first outputs are the logarithms of their means.
 
     Parameters
@@ -79,37 +78,27 @@ class CountHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return (x - torch.exp(self.log_total)) / self.deviation
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
-        """Log-linear factor analysis, from the factors of the correlation matrix.
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
+        """Log-linear factor analysis.
 
         With w the loadings of the log-means and m the means, the covariance of two columns is
         ``m_i m_j (exp(w_i @ w_j) - 1)``: to first order the factors of the correlation matrix,
         times standard deviation over mean, are the loadings, and the length of a column's own is
-        known beyond first order. How far that carries depends on the columns, so the loadings are
-        offered at several lengths.
+        known beyond first order.
         """
         mean = np.exp(self.log_total.double().cpu().numpy())
-        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
         relative = self.deviation.double().cpu().numpy() / mean
         first_order = loadings * relative[:, None]
         shared = np.square(first_order).sum(1)
         shrinkage = np.sqrt(np.log1p(shared) / np.maximum(shared, np.finfo(float).tiny))
+        part = length * shrinkage[:, None] * first_order
+        square = np.square(part).sum(1)
+        precision, own = self.with_factors(square)
+        # The mean of the rates is kept.
         outputs = self.initial_outputs().detach().double().cpu().numpy()
-        starts = []
-        for length in START_LENGTHS:
-            part = length * shrinkage[:, None] * first_order
-            square = np.square(part).sum(1)
-            precision, own = self.with_factors(square)
-            turned = rotated(part, 1.0 / precision).loadings
-            # The mean of the rates is kept.
-            shifted = outputs.copy()
-            shifted[: self.n_columns] -= 0.5 * square
-            # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
-            gain = precision * (1.0 + mean) / mean
-            starts.append(LinearStart(turned, precision, gain, shifted, own))
-        return starts
+        outputs[: self.n_columns] -= 0.5 * square
+        # The encoder reads log(1 + x), whose slope at the mean is 1 / (1 + mean).
+        return LinearStart(part, precision, precision * (1.0 + mean) / mean, outputs, own)
 
     @abstractmethod
     def with_factors(self, square: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:

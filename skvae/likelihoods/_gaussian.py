@@ -21,7 +21,7 @@ from skvae._core._factor_analysis import (
 from skvae._core._normal import LOG_2PI, normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, Likelihood, LinearStart
+from skvae.likelihoods._base import DerivedObservation, JointPart, Likelihood, LinearStart
 from skvae.likelihoods._standardized import StandardizedHead
 
 # Smallest noise variance, relative to the variance of the column. A floor that binds costs whole
@@ -214,6 +214,30 @@ class GaussianHead(StandardizedHead):
         noise = np.maximum(share, least) * diagonal
         factors = loadings_for_noise(moments, noise, n_factors, seed=seed)
         return self._linear_model(factors, start.parameters.get("location"))
+
+    def joint_part(self) -> JointPart:
+        """Standardised columns as they are, with noise as it is learned or given."""
+        free = np.full(self.n_columns, np.nan)
+
+        def settled(noise: np.ndarray) -> np.ndarray:
+            if self.fixed:
+                return np.exp(self.log_variance.double().cpu().numpy())
+            if self.common:
+                noise = np.full_like(noise, noise.mean())
+            return np.maximum(noise, NOISE_FLOOR)
+
+        def departing(noise: np.ndarray) -> np.ndarray:
+            return np.maximum(noise, LEAST_NOISE * np.median(noise))
+
+        has_own_noise = not (self.fixed or self.common)
+        return JointPart(
+            variance=np.where(self.learned.cpu().numpy() > 0, free, 1.0) if has_own_noise else free,
+            floor=EXACT_NOISE_FLOOR,
+            start=lambda factors, length: self._linear_model(factors, None),
+            is_exact=True,
+            settled_noise=settled,
+            departing_noise=departing if has_own_noise else None,
+        )
 
     def _diagonal(self, moments: SecondMoments) -> np.ndarray:
         """Variances of the columns; a constant column keeps its noise of 1, and so is given 1."""

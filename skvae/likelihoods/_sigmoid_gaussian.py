@@ -120,6 +120,9 @@ class SigmoidGaussianHead(GaussianHead):
             )
         return starts
 
+    def joint_part(self) -> None:
+        """Nothing yet: beside other likelihoods it begins at the marginals."""
+
     def departure(self, start: LinearStart, moments: SecondMoments, seed: int) -> LinearStart:
         return start
 

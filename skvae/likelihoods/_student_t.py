@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,11 +11,10 @@ import torch
 from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors, rotated
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart
-from skvae.likelihoods._first_order import START_LENGTHS
+from skvae.likelihoods._first_order import FirstOrderHead
 from skvae.likelihoods._gaussian import log_scale_above
 from skvae.likelihoods._marginals import fit_columns, maximum
 from skvae.likelihoods._standardized import StandardizedHead
@@ -159,8 +157,10 @@ class StudentTParams(NamedTuple):
     df: Tensor
 
 
-class StudentTHead(StandardizedHead):
+class StudentTHead(FirstOrderHead, StandardizedHead):
     """Student's t density in columns standardised by their marginals."""
+
+    least_uniqueness = LEAST_UNIQUENESS
 
     def __init__(self, summary: ColumnSummary, *, df: float | None, dtype: torch.dtype) -> None:
         found = {"location": summary.mean, "scale": summary.scale}
@@ -201,9 +201,7 @@ class StudentTHead(StandardizedHead):
         size = torch.sqrt(df * _log_one_plus_square(x / torch.sqrt(df)))
         return torch.sign(x) * size * ((8.0 * df + 1.0) / (8.0 * df + 3.0))
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
         """Factor analysis of the normal scores, whose loadings are those of the columns.
 
         A column is a normal part, explained by the factors, and noise that is Student's t. The
@@ -213,28 +211,25 @@ class StudentTHead(StandardizedHead):
         and the degrees of freedom are kept. For many degrees of freedom it is factor analysis.
         """
         df = self.marginal_df.double().cpu().numpy()
-        loadings = correlation_factors(moments, n_factors, floor=LEAST_UNIQUENESS, seed=seed)
         has_moments = df > 4.0
         variance = np.where(has_moments, df / np.maximum(df - 2.0, 1.0), 1.0)
-        starts = []
-        for length in START_LENGTHS:
-            part = length * loadings
-            share = np.maximum(1.0 - np.square(part).sum(1), LEAST_UNIQUENESS)
-            noise_df = df
-            if not self.is_fixed:
-                noise_df = np.where(has_moments, 4.0 + (df - 4.0) * share**2, df)
-            ratio = np.where(has_moments, (noise_df - 2.0) / noise_df, 1.0)
-            square_scale = share * variance * ratio
-            # The expected curvature of the log-density in the location.
-            precision = (noise_df + 1.0) / ((noise_df + 3.0) * square_scale)
-            turned = rotated(part * np.sqrt(variance)[:, None], 1.0 / precision).loadings
-            # What a normal score is to the middle of the column.
-            gain = precision * np.sqrt(variance)
-            own = {"log_square_scale": np.log(square_scale)}
-            if not self.is_fixed:
-                own["log_excess_df"] = np.log(noise_df - 2.0)
-            starts.append(LinearStart(turned, precision, gain, parameters=own))
-        return starts
+        part = length * loadings
+        share = np.maximum(1.0 - np.square(part).sum(1), LEAST_UNIQUENESS)
+        noise_df = df
+        if not self.is_fixed:
+            noise_df = np.where(has_moments, 4.0 + (df - 4.0) * share**2, df)
+        ratio = np.where(has_moments, (noise_df - 2.0) / noise_df, 1.0)
+        square_scale = share * variance * ratio
+        # The expected curvature of the log-density in the location.
+        precision = (noise_df + 1.0) / ((noise_df + 3.0) * square_scale)
+        own = {"log_square_scale": np.log(square_scale)}
+        if not self.is_fixed:
+            own["log_excess_df"] = np.log(noise_df - 2.0)
+        deviation = np.sqrt(variance)
+        # The gain is what a normal score is to the middle of the column.
+        return LinearStart(
+            part * deviation[:, None], precision, precision * deviation, parameters=own
+        )
 
     def params_from(self, outputs: Tensor) -> StudentTParams:
         floor = outputs.new_full((), math.log(SCALE_FLOOR))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -327,7 +328,7 @@ def _take_over_(model: Autoencoder, start: LinearStart, *, parameters: bool = Tr
     head = model.observation_head
     with torch.no_grad():
         for name, value in start.parameters.items():
-            own = getattr(head, name)
+            own = operator.attrgetter(name)(head)
             if isinstance(own, nn.Parameter) and not parameters:
                 continue
             own.copy_(torch.from_numpy(np.asarray(value)))

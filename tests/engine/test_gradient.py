@@ -46,6 +46,9 @@ AUTOMATIC: dict[str, set[str]] = {
         "SigmoidGaussianLikelihood",
         "StudentTLikelihood",
         "ZeroInflatedNegativeBinomialLikelihood",
+        "CategoricalLikelihood",
+        "ColumnLikelihood",
+        "OrdinalLikelihood",
     },
     "prior": {"DiagonalNormalPrior", "FlowPrior", "LaplacePrior", "MixturePrior", "VampPrior"},
     "posterior": {

@@ -58,10 +58,13 @@ def model_and_step(device, *, automatic, dtype=torch.float32, missing=False, **e
     hidden = MLP(hidden_layer_sizes=(4,))
     ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
     X = make_rows(case, N_ROWS)
-    for side in ("encoder", "decoder"):
-        ingredients[side] = for_columns(ingredients[side], X.shape[1])
     if missing:
         X[::2, 0] = np.nan
+    head = case.component.build(case.component.summarize(X), dtype)
+    # An image has a pixel for each column where the outputs can be those of pixels.
+    n_pixels = X.shape[1] if head.n_outputs % X.shape[1] == 0 else head.n_outputs
+    for side, width in {"encoder": head.n_features, "decoder": n_pixels}.items():
+        ingredients[side] = for_columns(ingredients[side], width)
     model = build_model(X, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
     bound = objective.build(100)

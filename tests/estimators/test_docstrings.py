@@ -70,7 +70,11 @@ def test_attributes_are_those_of_a_fitted_estimator(likelihood, n_components):
     X = pandas.DataFrame((factor_rows() > 3.0).astype(float), columns=list("abcd"))
     vae = small_vae(n_components, likelihood=likelihood).fit(X)
     documented = set(names_in(VariationalAutoencoder, "Attributes"))
-    fitted = {name for name in vars(vae) if name.endswith("_") and not name.startswith("_")}
+    properties = {
+        name for name, _ in inspect.getmembers(type(vae), lambda m: isinstance(m, property))
+    }
+    names = {*vars(vae), *properties}
+    fitted = {name for name in names if name.endswith("_") and not name.startswith("_")}
     if likelihood == "bernoulli":
         assert "noise_variance_" not in fitted
         documented.remove("noise_variance_")
@@ -78,7 +82,7 @@ def test_attributes_are_those_of_a_fitted_estimator(likelihood, n_components):
     documented.remove("weight_scales_")
     assert fitted == documented
     # Nothing public beside parameters and attributes.
-    public = {name for name in vars(vae) if not name.startswith("_")}
+    public = {name for name in names if not name.startswith("_")}
     assert public == fitted | set(vae.get_params(deep=False))
 
 

@@ -108,7 +108,7 @@ def test_estimate_matches_quadrature_in_a_nonlinear_model(case):
             p.mul_(1.5)
         # A proposal as wide as the prior, nearly: no posterior is out of its reach.
         wide = model.posterior_head.outputs_at(torch.full((1,), 0.1, dtype=torch.float64))
-        model.encoder.start_linear_(torch.zeros(3, 1), wide)
+        model.encoder.start_linear_(torch.zeros(model.observation_head.n_features, 1), wide)
         perturbed_(model, 0.05)
         batch = model.observe(batch_of(model, X), noise)
         exact = log_likelihood_by_quadrature(model, batch)
