@@ -57,7 +57,7 @@ def build_model(
     likelihood = GaussianLikelihood() if likelihood is None else likelihood
     return build_autoencoder(
         n_latent=n_latent,
-        summary=likelihood.summarize(X),
+        summary=likelihood.summarize(X)._replace(has_missing=bool(np.isnan(X).any())),
         likelihood=likelihood,
         prior=StandardNormalPrior() if prior is None else prior,
         posterior=DiagonalPosterior() if posterior is None else posterior,

@@ -22,7 +22,7 @@ class ColumnSummary(NamedTuple):
     n_observed : ndarray of shape (n_columns,), float64
         Number of observed entries.
     has_missing : bool
-        Whether there are missing entries to learn from.
+        Whether the model is to learn from missing entries; False unless one says so.
     marginals : mapping of str to ndarray of shape (n_columns,), float64
         Further parameters of the columns' marginals, which the ``summarize`` of a likelihood may
         add; empty otherwise, and in a blank summary.
@@ -78,7 +78,6 @@ class ColumnSummary(NamedTuple):
             minimum=minimum,
             maximum=maximum,
             n_observed=n_observed,
-            has_missing=some_missing,
         )
 
     @classmethod

@@ -123,7 +123,9 @@ def _moments_of_observed(
     varies = (variance > 0).double()
     mean = varies * mean
     variance = torch.where(variance > 0, variance, r.square().sum(0) / counts.clamp(min=1.0))
-    variance = torch.where(variance > 0, variance, 1.0)
+    # A constant column, or one that was never observed, has a variance of 1 by itself.
+    alone = (variance <= 0).double()
+    variance = variance + alone
     noise, loadings = variance.clone(), r.new_zeros(p, 1)
     if guess is not None and guess.loadings.shape == (p, n_factors):
         loadings, noise = (torch.from_numpy(t).to(r) for t in guess)
@@ -132,6 +134,7 @@ def _moments_of_observed(
     before = -np.inf
     for step in range(MAX_STEPS):
         likelihood, mean, covariance = _expect(r, observed, mean, loadings, noise, varies)
+        covariance.diagonal().mul_(1.0 - alone).add_(alone)
         if step > 1 and likelihood - before < TOLERANCE:
             break
         before = likelihood

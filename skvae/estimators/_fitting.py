@@ -281,6 +281,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             n_components = min(rows.shape)
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
         summary = components["likelihood_"].summarize(rows)
+        summary = summary._replace(has_missing=contains_nan(rows))
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
         device = resolve_device(self.device)

@@ -48,9 +48,9 @@ class ImputesMissing(Host):
 
         Returns
         -------
-        X_filled : ndarray of shape (n_samples, n_features)
+        X_filled : ndarray or DataFrame of shape (n_samples, n_features)
             Rows without missing entries, in the units of X. What was observed is returned bit for
-            bit.
+            bit. A DataFrame where ``fit`` was given one whose columns are not all numbers.
         ess : ndarray of shape (n_samples,)
             Only if `return_ess`. Number of independent draws from the posterior that the weighted
             ones are worth, between 1 and `n_score_draws`. Where it is small raise `n_score_draws`
@@ -99,7 +99,7 @@ class ImputesMissing(Host):
             return torch.cat([x, ess.unsqueeze(1).to(x)], dim=1)
 
         out = self._by_rows(rows, n_draws, filled)
-        X_filled = _with_observed(rows, out[:, :-1])
+        X_filled = self._as_given(_with_observed(rows, out[:, :-1]), getattr(X, "index", None))
         return (X_filled, out[:, -1]) if return_ess else X_filled
 
     @infers
@@ -111,7 +111,7 @@ class ImputesMissing(Host):
         method: str = "importance",
         n_steps: int = 50,
         random_state: Any = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Draw the missing entries of each row from their distribution given the observed ones.
 
         For multiple imputation: an analysis of each of several draws, and what they differ by
@@ -141,9 +141,10 @@ class ImputesMissing(Host):
 
         Returns
         -------
-        X_filled : ndarray of shape (n_samples, n_samples_X, n_features)
+        X_filled : ndarray of shape (n_samples, n_samples_X, n_features) or list of DataFrame
             Rows without missing entries, in the units of X. What was observed is returned bit for
-            bit.
+            bit. A list of `n_samples` DataFrames where ``fit`` was given one whose columns are not
+            all numbers.
 
         Raises
         ------
@@ -190,7 +191,10 @@ class ImputesMissing(Host):
             return model.observation_head.unstandardize(x).transpose(0, 1)
 
         out = self._by_rows(rows, max(n_draws, n_samples), drawn)
-        return np.stack([_with_observed(rows, out[:, i]) for i in range(n_samples)])
+        filled = [_with_observed(rows, out[:, i]) for i in range(n_samples)]
+        if getattr(self, "_schema", None) is None:
+            return np.stack(filled)
+        return [self._as_given(one, getattr(X, "index", None)) for one in filled]
 
 
 def _with_observed(rows: np.ndarray, filled: np.ndarray) -> np.ndarray:

@@ -54,6 +54,7 @@ def read_table(estimator: Any, X: Any, schema: dict[str, Any], *, reset: bool) -
     return check_array(
         rows,
         dtype=KEPT_DTYPES,
+        ensure_all_finite="allow-nan",
         ensure_min_samples=2 if reset else 1,
         input_name="X",
         estimator=estimator,

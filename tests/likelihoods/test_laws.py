@@ -164,7 +164,7 @@ def test_noise_variance_matches_draws(case):
     assert_mean(deviations.detach(), variance.expand(20_000, 1, -1)[0, 0])
 
 
-@every_likelihood
+@with_mean
 def test_mean_and_variance_are_those_of_the_density(case):
     head = build_head(case)
     params_for = one_density(head)
