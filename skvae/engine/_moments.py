@@ -22,8 +22,9 @@ DENSE_COLUMNS = 1536
 BUDGET = 2e10
 CHUNK_ROWS = 2048
 # With missing entries: multiplications of one expectation step, steps at most, gain in nats per
-# row below which they end, and the least noise as a share of a column's variance.
+# row below which they end, rows at most, and the least noise as a share of a column's variance.
 STEP_BUDGET, MAX_STEPS, TOLERANCE = 2e9, 50, 1e-4
+MOST_ROWS = 20_000
 NOISE_SHARE = 1e-6
 # Cycles of factor analysis between these steps.
 CYCLES = 5
@@ -105,7 +106,8 @@ def _moments_of_observed(
     via the EM algorithm. Journal of the Royal Statistical Society B 39.
     """
     k = max(n_factors, 1)
-    n_used = int(min(len(rows), max(STEP_BUDGET / (p * (p + k * k)), 4 * p, 500)))
+    affordable = max(STEP_BUDGET / (p * (p + k * k)), 4 * p, 500)
+    n_used = int(min(len(rows), affordable, MOST_ROWS))
     used = np.linspace(0, len(rows) - 1, n_used).astype(np.int64)
     batch = rows.gather(used)
     assert batch.mask is not None

@@ -99,7 +99,7 @@ class Rows:
         if not self._known:
             return {}
         index = torch.from_numpy(positions).to(self._device)
-        return {name: t[index] for name, t in self._known.items()}
+        return {name: t.index_select(0, index) for name, t in self._known.items()}
 
     def gather(self, positions: np.ndarray) -> Batch:
         """Rows at `positions` of this set, standardised, on the device."""

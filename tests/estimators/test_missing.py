@@ -96,7 +96,7 @@ def test_a_column_without_anything_is_told_of():
 @pytest.mark.filterwarnings("ignore::skvae.exceptions.PosteriorCollapseWarning")
 @pytest.mark.parametrize("entry", each(registry.LIKELIHOODS))
 def test_every_likelihood_takes_holes(entry):
-    estimator = VariationalAutoencoder if entry.rows is REAL else OnSupport
+    estimator = VariationalAutoencoder if entry.from_real is REAL.from_real else OnSupport
     X = with_holes(factor_rows(60), 0.3)
     model = estimator(2, likelihood=entry.component, max_iter=3, random_state=0).fit(X)
     for name, value in answers(model, X).items():

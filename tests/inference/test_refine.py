@@ -41,7 +41,7 @@ def test_exact_posterior_is_found_from_a_bad_encoder():
     np.testing.assert_allclose(q.mean, mean, atol=0.02)
     np.testing.assert_allclose(q.variance, np.tile(np.diag(covariance), (N_ROWS, 1)), rtol=0.05)
     # The bound is then the log-likelihood, by draws that are not those of the optimisation.
-    bound = _bound(model, batch, torch.cat([q.mean, q.log_scale], 1), noise_for(model, 4000, 1))
+    bound = _bound(model, batch, q, noise_for(model, 4000, 1))
     np.testing.assert_allclose(bound.detach(), exact.log_prob(X), atol=0.1)
 
 
@@ -61,7 +61,7 @@ def test_bound_of_no_row_falls_rows_do_not_mix_and_the_model_stays(ingredients, 
     perturbed_(model, 0.3)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     batch, noise = batch_of(model, X), noise_for(model, 64, 1)
-    start = _bound(model, batch, model.code(batch), noise)
+    start = _bound(model, batch, model.posterior(batch), noise)
     q = refined_posterior(model, batch, noise, 20)
     alone = refined_posterior(model, batch_of(model, X[2:3]), noise, 20)
     np.testing.assert_allclose(alone.mean, q.mean[2:3], rtol=1e-9, atol=1e-12)

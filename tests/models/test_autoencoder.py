@@ -309,8 +309,8 @@ def test_without_a_linear_path_nothing_is_started(X):
         model, departures = started(X, 2, **network)
         assert departures == []
         fresh = build_model(X, n_latent=2, **network)
-        for name, value in fresh.state_dict().items():
-            assert torch.equal(model.state_dict()[name], value)
+        for name, value in fresh.named_parameters():
+            assert torch.equal(model.get_parameter(name), value)
 
 
 @pytest.mark.parametrize("prior", each(PRIORS))
@@ -319,8 +319,8 @@ def test_a_model_is_started_where_its_prior_starts_near_that_of_linear_models(X,
     fresh = build_model(X, n_latent=2, prior=prior)
     assert bool(departures) == has_linear_start(model) == model.prior_head.starts_standard
     if not departures:
-        for name, value in fresh.state_dict().items():
-            assert torch.equal(model.state_dict()[name], value)
+        for name, value in fresh.named_parameters():
+            assert torch.equal(model.get_parameter(name), value)
 
 
 @pytest.mark.parametrize(

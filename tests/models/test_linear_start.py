@@ -406,7 +406,7 @@ def test_without_a_linear_path_the_start_is_random(side):
             VariationalAutoencoder(2, init=init, **parameters).fit(X)
             for init in ("linear", "random")
         )
-    for name, value in random.model_.state_dict().items():
-        assert torch.equal(linear.model_.state_dict()[name], value)
+    for name, value in random.model_.named_parameters():
+        assert torch.equal(linear.model_.get_parameter(name), value)
     assert linear.validation_scores_ == random.validation_scores_
     assert linear.n_iter_ == 3
