@@ -2,6 +2,15 @@
 
 from skvae._version import __version__
 from skvae.estimators import VariationalAutoencoder, VariationalImputer
+from skvae.inference import PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
-__all__ = ["VariationalAutoencoder", "VariationalImputer", "__version__", "load", "save"]
+__all__ = [
+    "PooledEstimates",
+    "VariationalAutoencoder",
+    "VariationalImputer",
+    "__version__",
+    "load",
+    "pool_estimates",
+    "save",
+]

@@ -285,16 +285,21 @@ def _n_components(rows: np.ndarray) -> int:
 def _objects_to_nan(X: Any) -> Any:
     """X with NaN in place of None and pandas.NA, where its entries are objects."""
     if hasattr(X, "to_numpy") and hasattr(X, "dtypes") and hasattr(X, "iloc"):
-        if not any(dtype == object for dtype in X.dtypes):
+        if not any(_holds_objects(dtype) for dtype in X.dtypes):
             return X
         values = X.to_numpy(dtype=object, na_value=np.nan)
         return type(X)(values, index=X.index, columns=X.columns)
-    if isinstance(X, (list, tuple)) or getattr(X, "dtype", None) == object:
+    if isinstance(X, (list, tuple)) or _holds_objects(getattr(X, "dtype", None)):
         array = np.asarray(X)
-        if array.dtype == object:
+        if _holds_objects(array.dtype):
             missing = np.frompyfunc(lambda v: v is None or _is_pandas_na(v), 1, 1)(array)
             return np.where(missing.astype(bool), np.nan, array)
     return X
+
+
+def _holds_objects(dtype: Any) -> bool:
+    """Whether a dtype of numpy or pandas is of arbitrary objects."""
+    return getattr(dtype, "kind", None) == "O"
 
 
 def _is_pandas_na(value: Any) -> bool:

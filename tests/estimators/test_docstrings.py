@@ -134,6 +134,9 @@ PUBLIC = [
     *(value for _, value in inspect.getmembers(exceptions, inspect.isclass)),
     skvae.save,
     skvae.load,
+    skvae.pool_estimates,
+    skvae.PooledEstimates,
+    skvae.PooledEstimates.confidence_interval,
 ]
 
 
