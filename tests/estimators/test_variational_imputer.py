@@ -1,5 +1,6 @@
 """The imputer keeps the promises of scikit-learn's, and some of its own."""
 
+import functools
 import pickle
 import warnings
 
@@ -20,6 +21,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import skvae
 from skvae import VariationalAutoencoder, VariationalImputer
+from skvae.estimators import _variational_imputer
 from skvae.networks import MLP
 from tests.estimators.small import STILL_RISING, factor_rows, small_vae
 from tests.estimators.test_sklearn_checks import checks_of, describe, run
@@ -363,8 +365,11 @@ def test_names_are_those_of_scikit_learn(add_indicator, keep_empty_features):
     ],
 )
 def test_number_of_components_is_bounded_by_columns_and_observed_entries(
-    n_rows, n_columns, rate, expected
+    n_rows, n_columns, rate, expected, monkeypatch
 ):
+    # Only the number is asked for: one epoch of training is enough.
+    brief = functools.partial(VariationalAutoencoder, max_iter=1, early_stopping=False)
+    monkeypatch.setattr(_variational_imputer, "VariationalAutoencoder", brief)
     X = factor_rows(n_rows, n_columns)
     X[: round(rate * n_rows)] = NAN
     with warnings.catch_warnings():
