@@ -1,7 +1,16 @@
 """skvae: the variational autoencoder for scikit-learn users."""
 
 from skvae._version import __version__
-from skvae.estimators import VariationalAutoencoder
+from skvae.estimators import VariationalAutoencoder, VariationalImputer
+from skvae.inference import PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
-__all__ = ["VariationalAutoencoder", "__version__", "load", "save"]
+__all__ = [
+    "PooledEstimates",
+    "VariationalAutoencoder",
+    "VariationalImputer",
+    "__version__",
+    "load",
+    "pool_estimates",
+    "save",
+]

@@ -16,6 +16,8 @@ from skvae.exceptions import FileFormatError
 # Attributes without a trailing underscore that belong to a fitted estimator.
 _PRIVATE = frozenset(
     {
+        "_has_missing",
+        "_is_empty",
         "_learned_missing",
         "_likelihood_given",
         "_schema",
@@ -71,23 +73,13 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     >>> bool((again.transform(X) == vae.transform(X)).all())
     True
     """
-    if _classes().get(type(estimator).__name__) is not type(estimator):
+    if not _is_ours(estimator):
         raise TypeError(
             f"skvae.save writes skvae's estimators; got {type(estimator).__name__}. "
             "Use joblib.dump for others."
         )
-    writer = Writer()
-    parameters = estimator.get_params(deep=False)
-    document = {
-        "skvae_version": __version__,
-        "estimator": type(estimator).__name__,
-        "parameters": {k: writer.encode(v, k) for k, v in parameters.items()},
-        "fitted": {
-            name: writer.encode(value, name)
-            for name, value in vars(estimator).items()
-            if name not in parameters and _may_be_fitted(name)
-        },
-    }
+    writer = _Writer()
+    document = {"skvae_version": __version__, **writer.describe(estimator)}
     write_file(path, document, writer.tensors)
 
 
@@ -127,30 +119,74 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
             f"trusted=({trusted!r},)."
         )
     document, tensors = read_file(path)
-    try:
-        cls = _classes()[document["estimator"]]
-        parameters, fitted = dict(**document["parameters"]), dict(**document["fitted"])
-        names = set(cls().get_params(deep=False))
-        unknown = set(parameters) - names | {k for k in fitted if not _may_be_fitted(k)}
-    except (KeyError, TypeError) as error:
-        raise FileFormatError(f"{str(path)!r} does not describe an estimator ({error})") from error
-    if unknown:
-        raise FileFormatError(f"{str(path)!r} holds attributes unknown here: {sorted(unknown)}")
-    reader = Reader(tensors, tuple(trusted))
-    estimator = cls(**{k: reader.decode(v) for k, v in parameters.items()})
-    values = {k: reader.decode(v) for k, v in fitted.items()}
-    weights = values.pop("model_", None)
-    if weights is None:
-        vars(estimator).update(values)
+    return _Reader(tensors, tuple(trusted), path).restore(document)
+
+
+class _Writer(Writer):
+    """Writes estimators, too: what is within one by the path that leads there."""
+
+    def encode(self, value: Any, name: str) -> Any:
+        if _is_ours(value):
+            return {"estimator": self.describe(value, f"{name}.")}
+        return super().encode(value, name)
+
+    def describe(self, estimator: Any, prefix: str = "") -> dict[str, Any]:
+        """Class, parameters and fitted attributes; `prefix` begins the names of arrays."""
+        parameters = estimator.get_params(deep=False)
+        return {
+            "estimator": type(estimator).__name__,
+            "parameters": {k: self.encode(v, prefix + k) for k, v in parameters.items()},
+            "fitted": {
+                name: self.encode(value, prefix + name)
+                for name, value in vars(estimator).items()
+                if name not in parameters and _may_be_fitted(name)
+            },
+        }
+
+
+class _Reader(Reader):
+    """Reads estimators, too."""
+
+    def __init__(self, tensors: Any, trusted: tuple[str, ...], path: Any) -> None:
+        super().__init__(tensors, trusted)
+        self.path = str(path)
+
+    def decode(self, value: Any) -> Any:
+        if isinstance(value, dict) and list(value) == ["estimator"]:
+            return self.restore(value["estimator"])
+        return super().decode(value)
+
+    def restore(self, document: Any) -> Any:
+        """Estimator that a document describes."""
+        path = self.path
+        try:
+            cls = _classes()[document["estimator"]]
+            parameters, fitted = dict(**document["parameters"]), dict(**document["fitted"])
+            names = set(cls().get_params(deep=False))
+            unknown = set(parameters) - names | {k for k in fitted if not _may_be_fitted(k)}
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(f"{path!r} does not describe an estimator ({error})") from error
+        if unknown:
+            raise FileFormatError(f"{path!r} holds attributes unknown here: {sorted(unknown)}")
+        estimator = cls(**{k: self.decode(v) for k, v in parameters.items()})
+        values = {k: self.decode(v) for k, v in fitted.items()}
+        weights = values.pop("model_", None)
+        if weights is None:
+            vars(estimator).update(values)
+            return estimator
+        try:
+            model = estimator._rebuild_model(values)
+            model.to(weights[next(name for name, _ in model.named_parameters())].dtype)
+            model.load_state_dict(weights)
+            estimator._set_state(values, model)
+        except _INCONSISTENT as error:
+            raise FileFormatError(f"{path!r} holds no consistent model ({error})") from error
         return estimator
-    try:
-        model = estimator._rebuild_model(values)
-        model.to(weights[next(name for name, _ in model.named_parameters())].dtype)
-        model.load_state_dict(weights)
-        estimator._set_state(values, model)
-    except _INCONSISTENT as error:
-        raise FileFormatError(f"{str(path)!r} holds no consistent model ({error})") from error
-    return estimator
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it is an estimator that can be saved."""
+    return _classes().get(type(value).__name__) is type(value)
 
 
 def _classes() -> dict[str, type]:

@@ -9,6 +9,7 @@ A JSON value stands for itself; anything else is an object with one key that say
 ``{"callable": p}`` the function or class with the import path p ("package.module:name")
 ``{"component":}``  kind, shorthand and parameters of a component
 ``{"dict": {}}``    a dict with string keys
+``{"estimator":}``  an estimator within one: class, parameters and fitted attributes
 ``{"float": s}``    a float that JSON has no number for ("nan", "inf", "-inf")
 ``{"module": p}``   weights and buffers of the model, stored under names that begin with p
 ``{"random":}``     a NumPy ``RandomState``

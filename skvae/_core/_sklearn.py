@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
+    MissingValues,
     StrOptions,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "CallbackSupportMixin",
     "HasMethods",
     "Interval",
+    "MissingValues",
     "StrOptions",
     "_fit_context",
 ]

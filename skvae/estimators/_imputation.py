@@ -32,7 +32,7 @@ class ImputesMissing(Host):
 
     @infers
     def impute(self, X: Any, *, return_ess: bool = False) -> Any:
-        """Rows with their missing entries filled in by what is expected.
+        """Fill in the missing entries of rows by what is expected.
 
         The conditional expectation given the observed entries of the row, by self-normalised
         importance sampling with the `n_score_draws` draws that ``score_samples`` uses: unlike a

@@ -7,4 +7,5 @@ from skvae.inference._importance import (
     weighted_draws,
 )
 from skvae.inference._imputation import chain_draws, conditional_draws, conditional_expectation
+from skvae.inference._pooling import PooledEstimates, pool_estimates
 from skvae.inference._refine import refined_posterior
