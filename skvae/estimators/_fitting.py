@@ -237,7 +237,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
-        rows = _without_empty_rows(rows)
+        kept = _without_empty_rows(rows)
+        # That nothing is told may itself be told of.
+        rows = kept if self.missingness is None else rows
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
@@ -289,6 +291,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             self._build_model(components, int(n_components), summary, generator).to(device)
             for generator in (_restart_generator(seed, i) for i in range(self.n_init))
         )
+        for one in (model, *others):
+            if one.missingness is not None:
+                one.missingness.start_at_(np.isnan(rows).mean(axis=0), len(rows))
         return Setup(
             components, model, summary.mean, seed, None, 0, summary.has_missing, tuple(others)
         )
@@ -296,6 +301,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _continue(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
         changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
+        if (self.missingness is None) != (self.model_.missingness is None):
+            changed.append("missingness")
         # What the fitted likelihood was settled from is compared, not what became of it.
         before = {"likelihood_": getattr(self, "_likelihood_given", self.likelihood_)}
         for name in self._architecture:

@@ -134,6 +134,14 @@ posterior component, default="diagonal"
         ``lower_bound``. It closes the gap that the encoder leaves (see ``amortization_gap``), at
         the cost of about 64 passes of a row through the decoder for each step. It may be changed
         after ``fit``.
+    missingness : {"self_masking"} or None, default=None
+        Why entries are missing. None: for reasons that can be read from what is observed (missing
+        at random), and which then need not be modelled. "self_masking": whether an entry is missing
+        may depend on its own value (incomes that are not told because they are high), by a probit
+        for each column that is learned; the log-likelihood is then that of what is observed and of
+        which entries are missing, and imputations take both into account. Only with
+        ``likelihood="gaussian"``, and worth its cost only where one knows that it is so: the data
+        cannot tell.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training; weights, sums and all answers after
         training stay in float32 or float64. "highest" is float32; "high" allows TF32 on a GPU;
@@ -243,6 +251,7 @@ posterior component, default="diagonal"
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
         "refine_steps": [Interval(Integral, 0, None, closed="left")],
+        "missingness": [StrOptions({"self_masking"}), None],
         "precision": [StrOptions({"highest", "high", "medium"})],
         "device": [str],
         "warm_start": ["boolean"],
@@ -276,6 +285,7 @@ posterior component, default="diagonal"
         n_init=1,
         n_score_draws=100,
         refine_steps=0,
+        missingness=None,
         precision="highest",
         device="auto",
         warm_start=False,
@@ -305,6 +315,7 @@ posterior component, default="diagonal"
         self.n_init = n_init
         self.n_score_draws = n_score_draws
         self.refine_steps = refine_steps
+        self.missingness = missingness
         self.precision = precision
         self.device = device
         self.warm_start = warm_start
@@ -339,6 +350,7 @@ posterior component, default="diagonal"
         names = ("likelihood", "prior", "posterior", "encoder", "decoder")
         return build_autoencoder(
             n_latent=n_components,
+            self_masking=self.missingness is not None,
             summary=summary,
             dtype=torch.float32,
             generator=generator,

@@ -107,7 +107,7 @@ def importance_log_likelihood(
         parts.append(torch.logsumexp(log_w, dim=0))
         n_draws += len(log_w)
     value = torch.logsumexp(torch.stack(parts), dim=0) - math.log(n_draws)
-    if batch.mask is not None:
+    if batch.mask is not None and model.missingness is None:
         # Where nothing is observed, nothing has a probability of 1.
         value = torch.where(batch.mask.any(1), value, torch.zeros_like(value))
     return value

@@ -48,7 +48,7 @@ def conditional_expectation(
     """
     largest = total = square = mean = None
     for draws in weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer):
-        log_weight, expected = draws.log_weight, draws.observation.expectation
+        log_weight, expected = draws.log_weight, draws.observation.expectation_of_missing
         top = log_weight.amax(0)
         if largest is None:
             largest = top
@@ -167,6 +167,7 @@ def chain_draws(
     mask = batch.mask.repeat(n_chains, 1)
     x, z = x.flatten(0, 1), z.flatten(0, 1).unsqueeze(0)
     for _ in range(n_steps):
+        # The row as it is filled in serves as a proposal; what is missing is missing all the same.
         now = Batch(x)
         q = model.posterior(now)
         proposed = q.rsample(_fresh(model.noise_spec(1), x, generator))
@@ -196,7 +197,7 @@ def _with_observed(
     if z.device.type != "cpu":
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         on_device = torch.Generator(z.device).manual_seed(seed)
-    drawn = model.generative(batch, z).observation.sample(on_device)
+    drawn = model.generative(batch, z).observation.sample_missing(on_device)
     assert batch.mask is not None
     return torch.where(batch.mask > 0, batch.x, drawn)
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -400,6 +400,10 @@ class ObservationHead(nn.Module, ABC):
     def from_expectation(self, expectation: Tensor) -> Tensor:
         """Columns in the user's units that an (averaged) expectation stands for."""
 
+    def as_normals(self, params: Any) -> NormalColumns | None:
+        """Entries as normals whose mean is their ``expectation``; None if they are not."""
+        return None
+
     def noise_variance(self, params: Any) -> Tensor | None:
         """Variance of the observation noise in the user's units squared; None if it has none."""
         return None
@@ -448,21 +452,71 @@ def _knows_rows(head: type[ObservationHead]) -> bool:
     return rows <= columns or classes[rows] is ObservationHead
 
 
+class NormalColumns(NamedTuple):
+    """Entries that are independent normals given z, in the units of the head.
+
+    Attributes
+    ----------
+    mean, log_scale : Tensor, broadcast against (n_draws, n_rows, n_columns)
+    """
+
+    mean: Tensor
+    log_scale: Tensor
+
+
+class Missingness(Protocol):
+    """How the absence of an entry depends on its value."""
+
+    def log_prob_columns(self, columns: NormalColumns, x: Tensor, mask: Tensor) -> Tensor:
+        """Log-probability that each entry is missing or not as it is, in nats."""
+
+    def expectation(self, columns: NormalColumns) -> Tensor:
+        """Expected value of each entry if it is missing."""
+
+    def sample(self, columns: NormalColumns, generator: torch.Generator) -> Tensor:
+        """Draw of each entry if it is missing."""
+
+
 class Observation(NamedTuple):
-    """Value: the density of rows given the latent draws of one batch."""
+    """Value: the density of rows given the latent draws of one batch.
+
+    Where there is a `missingness`, that of which entries are missing is part of it.
+    """
 
     head: ObservationHead
     params: Any
+    missingness: Missingness | None = None
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of the observed entries of each row, (n_draws, n_rows), in nats."""
-        if mask is None and _knows_rows(type(self.head)):
+        if mask is None and self.missingness is None and _knows_rows(type(self.head)):
             return self.head.log_prob_rows(self.params, x)
         columns = self.head.log_prob_columns(self.params, x)
-        if mask is None:
-            return columns.sum(-1)
-        # `where`, not a product: 0 * inf under a mask would be NaN.
-        return torch.where(mask > 0, columns, torch.zeros_like(columns)).sum(-1)
+        if mask is not None:
+            # `where`, not a product: 0 * inf under a mask would be NaN.
+            columns = torch.where(mask > 0, columns, torch.zeros_like(columns))
+        if self.missingness is not None:
+            mask = torch.ones_like(x) if mask is None else mask
+            columns = columns + self.missingness.log_prob_columns(self._normals(), x, mask)
+        return columns.sum(-1)
+
+    def _normals(self) -> NormalColumns:
+        normals = self.head.as_normals(self.params)
+        assert normals is not None
+        return normals
+
+    def sample_missing(self, generator: torch.Generator) -> Tensor:
+        """Draw of rows whose entries are missing, in the units of the head."""
+        if self.missingness is None:
+            return self.sample(generator)
+        return self.missingness.sample(self._normals(), generator)
+
+    @property
+    def expectation_of_missing(self) -> Tensor:
+        """Expectation, as the head defines it, of entries that are missing."""
+        if self.missingness is None:
+            return self.expectation
+        return self.missingness.expectation(self._normals())
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw of rows in the units of the head."""

@@ -21,7 +21,13 @@ from skvae._core._factor_analysis import (
 from skvae._core._normal import LOG_2PI, normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import DerivedObservation, JointPart, Likelihood, LinearStart
+from skvae.likelihoods._base import (
+    DerivedObservation,
+    JointPart,
+    Likelihood,
+    LinearStart,
+    NormalColumns,
+)
 from skvae.likelihoods._standardized import StandardizedHead
 
 # Smallest noise variance, relative to the variance of the column. A floor that binds costs whole
@@ -285,6 +291,9 @@ class GaussianHead(StandardizedHead):
     def sample(self, params: GaussianParams, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(params.mean).normal_(generator=generator)
         return params.mean + torch.exp(params.log_scale) * noise
+
+    def as_normals(self, params: GaussianParams) -> NormalColumns | None:
+        return NormalColumns(params.mean, params.log_scale)
 
     def expectation(self, params: GaussianParams) -> Tensor:
         return params.mean

@@ -95,6 +95,9 @@ class LogNormalHead(GaussianHead):
     ) -> DerivedLogNormal:
         return DerivedLogNormal(self, values, gradients)
 
+    def as_normals(self, params: GaussianParams) -> None:
+        """Their logarithms are normal, they are not."""
+
     def expectation(self, params: GaussianParams) -> Tensor:
         """Mean in units of the exponential of the mean logarithm, of which averages are means."""
         scale = self.scale.to(params.mean.dtype)

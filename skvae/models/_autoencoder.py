@@ -17,6 +17,7 @@ from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import Likelihood, LinearStart, Observation, ObservationHead
 from skvae.models._base import Generative, LatentVariableModel
 from skvae.models._missing import MissingEntries
+from skvae.models._missingness import SelfMasking
 from skvae.networks._base import Network, NetworkHead
 from skvae.networks._mlp import MLP
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
@@ -47,6 +48,7 @@ class Autoencoder(LatentVariableModel):
         decoder: NetworkHead,
         observation_head: ObservationHead,
         missing: MissingEntries,
+        missingness: SelfMasking | None = None,
     ) -> None:
         super().__init__()
         self.latent_shape = (n_latent,)
@@ -56,6 +58,7 @@ class Autoencoder(LatentVariableModel):
         self.decoder = decoder
         self.observation_head = observation_head
         self.missing = missing
+        self.missingness = missingness
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         specs = self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
@@ -76,7 +79,7 @@ class Autoencoder(LatentVariableModel):
         if self.missing.path is not None:
             code = code + self.missing.path(1.0 - batch.mask)
         normals = self.prior_head.as_normals()
-        if normals is not None:
+        if normals is not None and self.missingness is None:
             # Of a row of which nothing is observed the posterior is the prior.
             mean, log_scale = normals
             nothing = self.posterior_head.outputs_at(log_scale).to(code)
@@ -151,7 +154,8 @@ class Autoencoder(LatentVariableModel):
     def generative(self, batch: Batch, z: Tensor) -> Generative:
         head = self.observation_head
         outputs = _through(self.decoder, z, batch.noise, "decoder")
-        return Generative(self.prior(), Observation(head, head.params_from(outputs)))
+        observation = Observation(head, head.params_from(outputs), self.missingness)
+        return Generative(self.prior(), observation)
 
     def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         specs = self.prior_head.noise_spec(n_draws)
@@ -181,6 +185,7 @@ def build_autoencoder(
     posterior: Posterior,
     encoder: Network,
     decoder: Network,
+    self_masking: bool = False,
     dtype: torch.dtype,
     generator: torch.Generator,
 ) -> Autoencoder:
@@ -208,6 +213,14 @@ def build_autoencoder(
         generator=generator,
     )
     decoder_head.start_at(observation_head.initial_outputs())
+    if self_masking:
+        params = observation_head.params_from(observation_head.initial_outputs().view(1, 1, -1))
+        if observation_head.as_normals(params) is None:
+            raise ValueError(
+                "missingness='self_masking' needs columns that are normal given the latent "
+                f"variables, but likelihood={likelihood!r} says otherwise. Use "
+                'likelihood="gaussian", or missingness=None.'
+            )
     has_linear_model = _residual_of_one(observation_head) is not None
     missing = MissingEntries(
         observation_head.n_features,
@@ -226,6 +239,7 @@ def build_autoencoder(
         decoder=decoder_head,
         observation_head=observation_head,
         missing=missing,
+        missingness=SelfMasking(observation_head.n_columns, dtype) if self_masking else None,
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skvae._core._batch import Batch, NoiseSpec
 from skvae.likelihoods._base import Observation, ObservationHead
+from skvae.models._missingness import SelfMasking
 from skvae.posteriors._base import PosteriorDistribution
 from skvae.priors._base import PriorDistribution
 
@@ -37,10 +38,13 @@ class LatentVariableModel(nn.Module, ABC):
     ----------
     latent_shape : tuple of int
     observation_head : ObservationHead
+    missingness : SelfMasking or None
+        How the absence of an entry depends on its value; None if it is missing at random.
     """
 
     latent_shape: tuple[int, ...]
     observation_head: ObservationHead
+    missingness: SelfMasking | None
 
     @abstractmethod
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:

@@ -34,6 +34,8 @@ def can_derive(model: LatentVariableModel) -> bool:
         model.prior_head,
         model.observation_head,
     )
+    if model.missingness is not None:
+        return False
     own = (*parts, model.missing)
     n_shared = sum(len(list(part.parameters())) for part in own) - len(list(model.parameters()))
     return (
