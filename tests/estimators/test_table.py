@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -370,3 +371,85 @@ def test_values_do_not_decide():
     assert library_of(frame) == "pandas"
     assert library_of(frame.to_numpy()) is None
     assert library_of([[0, 1]]) is None
+
+
+# ------------------------------------------------------------------------------- tables with holes
+
+
+def holes_in(frame, share=0.2, *, seed=1):
+    """The table with a share of its entries missing, each column in the way of its dtype."""
+    rng = np.random.default_rng(seed)
+    if isinstance(frame, polars.DataFrame):
+        masks = {name: rng.random(len(frame)) < share for name in frame.columns}
+        return frame.with_columns(
+            polars.when(polars.Series(mask)).then(None).otherwise(polars.col(name)).alias(name)
+            for name, mask in masks.items()
+        )
+    nullable = {"int64": "Int64", "uint8": "UInt8", "bool": "boolean"}
+    frame = frame.astype({c: nullable.get(str(d), d) for c, d in frame.dtypes.items()})
+    for name in frame.columns:
+        frame[name] = frame[name].mask(rng.random(len(frame)) < share)
+    return frame
+
+
+def test_a_table_of_twelve_mixed_columns_with_holes(tmp_path):
+    whole = table()
+    frame = holes_in(whole)
+    frame.index = [f"row {i}" for i in range(len(frame))]
+    model = auto(max_iter=30).fit(frame)
+    assert np.isfinite(model.transform(frame)).all()
+    assert np.isfinite(model.score(frame))
+    assert model.sample(3, random_state=0).dtypes.equals(frame.dtypes)
+    filled = model.impute(frame)
+    assert filled.dtypes.equals(frame.dtypes)
+    assert filled.index.equals(frame.index)
+    assert not filled.isna().any().any()
+    for name, column in frame.items():
+        seen = column.notna()
+        pd.testing.assert_series_equal(filled.loc[seen, name], column[seen])
+    # What is imputed is nearer to the truth than the mean of the column, or its mode.
+    hidden = frame["height"].isna().to_numpy()
+    error = (filled["height"].to_numpy() - whole["height"].to_numpy())[hidden]
+    assert np.sqrt(np.mean(error**2)) < 0.8 * whole["height"].std()
+    hidden = frame["size"].isna().to_numpy()
+    right = (filled["size"].to_numpy() == whole["size"].to_numpy())[hidden].mean()
+    assert right > (whole["size"] == whole["size"].mode()[0])[hidden].mean()
+    draws = model.sample_imputations(frame, 3, random_state=0)
+    assert [draw.dtypes.equals(frame.dtypes) for draw in draws] == [True] * 3
+    assert any(not draws[0].equals(draw) for draw in draws[1:])
+    skvae.save(model, tmp_path / "model.skvae")
+    pd.testing.assert_frame_equal(skvae.load(tmp_path / "model.skvae").impute(frame), filled)
+    pipe = make_pipeline(auto(), LogisticRegression())
+    assert 0.5 < pipe.fit(frame, whole["smoker"]).score(frame, whole["smoker"]) <= 1.0
+    search = GridSearchCV(auto(), {"n_components": [1, 2]}, cv=2).fit(frame)
+    assert np.isfinite(search.best_score_)
+
+
+def test_a_polars_table_with_holes():
+    frame = holes_in(polars_table())
+    model = auto().fit(frame)
+    filled = model.impute(frame)
+    assert filled.schema == frame.schema
+    assert sum(filled.null_count().row(0)) == 0
+    for name in frame.columns:
+        seen = frame[name].is_not_null()
+        assert filled[name].filter(seen).equals(frame[name].filter(seen))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("all missing", pd.Series([np.nan] * 120)),
+        ("constant", pd.Series([3.0] * 120)),
+        ("one category", pd.Series(["a"] * 120, dtype="category")),
+        ("no category", pd.Series([np.nan] * 120, dtype=pd.CategoricalDtype(["a", "b"]))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Columns .* hold missing values only:UserWarning")
+def test_poor_columns_of_a_table_with_holes(name, column):
+    frame = holes_in(table()).assign(poor=column)
+    model = auto().fit(frame)
+    assert np.isfinite(model.score_samples(frame)).all(), name
+    filled = model.impute(frame)
+    assert not filled.isna().any().any()
+    assert filled["poor"].dtype == column.dtype
