@@ -195,7 +195,7 @@ def linear_gaussian_of(model: Autoencoder) -> LinearGaussian:
     (n_latent,) = model.latent_shape
     probe = torch.cat([torch.zeros(1, n_latent), torch.eye(n_latent)]).double().unsqueeze(1)
     with torch.no_grad():
-        head, params = model.generative(Batch(probe), probe).observation
+        head, params, _ = model.generative(Batch(probe), probe).observation
         means = head.from_expectation(head.expectation(params))[:, 0].numpy()
         noise = head.noise_variance(params).reshape(-1, means.shape[1]).numpy()
     np.testing.assert_allclose(noise, noise[:1].repeat(len(noise), axis=0))

@@ -237,19 +237,22 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on validated rows and set the fitted attributes, all at once at the end."""
         components = {name: clone(c) for name, c in self._resolve_components().items()}
-        kept = _without_empty_rows(rows)
-        # That nothing is told may itself be told of.
-        rows = kept if self.missingness is None else rows
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
+        # Before rows are left out, so that messages count all of them.
+        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
+        if continued and partial and not _has_observed(rows):
+            return self
+        kept = _without_empty_rows(rows, 1 if continued and partial else 2)
+        # That nothing is told may itself be told of.
+        rows = kept if self.missingness is None else rows
         setup = self._continue(components, rows) if continued else None
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
                 f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "
                 f"alpha={self.alpha!r}. Set alpha > 0, for instance alpha=1.0."
             )
-        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
         if setup is None:
             setup = self._begin(components, rows)
         progress = Progress(self, X, y, verbose=self.verbose)
@@ -638,16 +641,21 @@ def _learns_missing(model: LatentVariableModel) -> bool:
     return isinstance(model, Autoencoder) and model.missing.path is not None
 
 
-def _without_empty_rows(rows: np.ndarray) -> np.ndarray:
+def _has_observed(rows: np.ndarray) -> bool:
+    """Whether anything is observed at all."""
+    return not (contains_nan(rows) and bool(np.isnan(rows).all()))
+
+
+def _without_empty_rows(rows: np.ndarray, fewest: int) -> np.ndarray:
     """Rows of which something is observed; nothing can be learned from others."""
     if not contains_nan(rows):
         return rows
     is_empty = np.isnan(rows).all(axis=1)
     n_left = len(rows) - int(is_empty.sum())
-    if n_left < 2:
+    if n_left < fewest:
         raise ValueError(
             f"X has {len(rows)} rows, of which {n_left} hold anything but missing values. At least "
-            "2 are needed."
+            f"{fewest} are needed."
         )
     return rows[~is_empty] if is_empty.any() else rows
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from skvae._core._batch import Batch
 from skvae.estimators._checks import cpu_generator, one_of, positive_integer
 from skvae.estimators._rows import compute_dtype
+from skvae.estimators._table import fill_table, library_of
 from skvae.estimators._transaction import infers
 from skvae.inference import chain_draws, conditional_draws, conditional_expectation
 from skvae.models import LatentVariableModel
@@ -36,7 +37,7 @@ class ImputesMissing(Host):
 
         The conditional expectation given the observed entries of the row, by self-normalised
         importance sampling with the `n_score_draws` draws that ``score_samples`` uses: unlike a
-        reconstruction, it does not depend on how good the encoder is, if there are enough draws.
+        reconstruction, it tends to what the model itself expects as the draws become more.
         For categories it is the most probable one.
 
         Parameters
@@ -53,8 +54,8 @@ class ImputesMissing(Host):
             bit. A DataFrame where ``fit`` was given one whose columns are not all numbers.
         ess : ndarray of shape (n_samples,)
             Only if `return_ess`. Number of independent draws from the posterior that the weighted
-            ones are worth, between 1 and `n_score_draws`. Where it is small raise `n_score_draws`
-            or set `refine_steps`.
+            ones are worth, between 1 and `n_score_draws`. Where it is small raise
+            `n_score_draws`. It does not know of explanations that no draw has found.
 
         Raises
         ------
@@ -99,7 +100,7 @@ class ImputesMissing(Host):
             return torch.cat([x, ess.unsqueeze(1).to(x)], dim=1)
 
         out = self._by_rows(rows, n_draws, filled)
-        X_filled = self._as_given(_with_observed(rows, out[:, :-1]), getattr(X, "index", None))
+        X_filled = self._filled(X, rows, out[:, :-1])
         return (X_filled, out[:, -1]) if return_ess else X_filled
 
     @infers
@@ -191,10 +192,16 @@ class ImputesMissing(Host):
             return model.observation_head.unstandardize(x).transpose(0, 1)
 
         out = self._by_rows(rows, max(n_draws, n_samples), drawn)
-        filled = [_with_observed(rows, out[:, i]) for i in range(n_samples)]
+        filled = [self._filled(X, rows, out[:, i]) for i in range(n_samples)]
+        return np.stack(filled) if getattr(self, "_schema", None) is None else filled
+
+    def _filled(self, X: Any, rows: np.ndarray, values: np.ndarray) -> Any:
+        """X with `values` where it is missing, in the container that `fit` was given."""
+        complete = _with_observed(rows, values)
         if getattr(self, "_schema", None) is None:
-            return np.stack(filled)
-        return [self._as_given(one, getattr(X, "index", None)) for one in filled]
+            return complete
+        table = self._as_given(complete, getattr(X, "index", None))
+        return table if library_of(X) is None else fill_table(X, table)
 
 
 def _with_observed(rows: np.ndarray, filled: np.ndarray) -> np.ndarray:

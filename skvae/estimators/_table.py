@@ -86,6 +86,38 @@ def write_table(rows: np.ndarray, schema: dict[str, Any], index: Any = None) -> 
     return pl.DataFrame([_to_polars(pl, rows[:, j], c) for j, c in enumerate(columns)])
 
 
+def fill_table(X: Any, filled: Any) -> Any:
+    """The DataFrame X with `filled` in the place of its missing entries.
+
+    What is observed stays as it is, with its dtype; a column of categories takes the dtype of
+    `filled`, which may know more of them.
+    """
+    if library_of(X) == "pandas":
+        out = X.copy()
+        for j, name in enumerate(X.columns):
+            own, other = X.iloc[:, j], filled.iloc[:, j]
+            missing = own.isna()
+            if not missing.any():
+                continue
+            if str(other.dtype) == "category":
+                own = own.astype(other.dtype)
+            elif own.dtype == object:
+                own = own.astype(other.dtype)
+            out[name] = own.where(~missing, other.astype(own.dtype))
+        return out
+    pl = sys.modules.get("polars") or __import__("polars")
+    columns = []
+    for name in X.columns:
+        own, other = X[name], filled[name]
+        missing = own.is_null()
+        if own.dtype.is_float():
+            missing = missing | own.is_nan().fill_null(value=True)
+        other = other if other.dtype == pl.Enum else other.cast(own.dtype)
+        own = own.cast(other.dtype)
+        columns.append(other.zip_with(missing, own) if missing.any() else own)
+    return pl.DataFrame(columns)
+
+
 def schema_of(X: Any, likelihood: Likelihood) -> dict[str, Any] | None:
     """Schema of a DataFrame; None if all its columns are numbers, which need none.
 
@@ -321,9 +353,12 @@ def _to_polars(pl: Any, values: np.ndarray, column: dict[str, Any]) -> Any:
 
 
 def _range(dtype: np.dtype) -> tuple[int, int]:
-    """Whole numbers of a dtype that are exact in float64."""
+    """Whole numbers of a dtype, ends that float64 knows."""
     limits = np.iinfo(dtype)
-    return max(int(limits.min), -LARGEST_INTEGER), min(int(limits.max), LARGEST_INTEGER)
+    high = int(limits.max)
+    if high > LARGEST_INTEGER:
+        high = int(np.nextafter(float(high), 0.0))
+    return int(limits.min), min(high, int(np.nextafter(2.0**63, 0.0)))
 
 
 def _whole(values: np.ndarray, low: int, high: int, *, missing: int) -> np.ndarray:

@@ -12,8 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._core._random import MAX_SEED
 from skvae._core._sklearn import BaseEstimator, HasMethods, MissingValues, _fit_context
+from skvae.estimators._table import library_of
 from skvae.estimators._transaction import all_or_nothing
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
+from skvae.likelihoods import ColumnLikelihood
 
 # Rows are read as they are in these dtypes and as float64 in any other.
 KEPT_DTYPES = [np.float64, np.float32, np.float16]
@@ -164,6 +166,7 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             missing, or outside the support of the estimator's likelihood), or if a parameter is
             outside its allowed values. The imputer is then as it was before the call.
         """
+        _refuse_tables(X, self.estimator)
         rows = self._read_rows(X, reset=True)
         missing = np.isnan(rows)
         self._is_empty, self._has_missing = missing.all(axis=0), missing.any(axis=0)
@@ -273,6 +276,30 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         marker = rows.dtype.type(self.missing_values)
         return np.where(rows == marker, rows.dtype.type(np.nan), rows)
+
+
+def _refuse_tables(X: Any, estimator: Any) -> None:
+    """Refuse a DataFrame that is more than numbers: the estimator would see it as numbers."""
+    library = library_of(X)
+    if library is None:
+        return
+    likelihood = getattr(estimator, "likelihood", "gaussian")
+    reads_tables = likelihood == "auto" or isinstance(likelihood, ColumnLikelihood)
+    for name in X.columns:
+        kind = str(X[name].dtype).lower().split("(")[0]
+        is_bool = kind in {"bool", "boolean"}
+        if kind in {"category", "categorical", "enum"} or (is_bool and reads_tables):
+            raise ValueError(
+                f"VariationalImputer reads columns of numbers, but column {name!r} has dtype "
+                f"{X[name].dtype}. Use the estimator itself, "
+                'VariationalAutoencoder(likelihood="auto").fit(X).impute(X), which fills in such '
+                "tables; or encode the column."
+            )
+    if isinstance(likelihood, ColumnLikelihood):
+        raise ValueError(
+            "VariationalImputer hands its estimator an array without names of columns, which a "
+            "ColumnLikelihood may need. Use the estimator itself: estimator.fit(X).impute(X)."
+        )
 
 
 def _n_components(rows: np.ndarray) -> int:

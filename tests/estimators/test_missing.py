@@ -332,3 +332,18 @@ def test_arguments_are_checked(arguments, message):
     X = factor_rows()
     with pytest.raises(ValueError, match=message):
         small_vae().fit(X).sample_imputations(X, **arguments)
+
+
+def test_rows_are_counted_with_those_that_are_empty():
+    X = np.array([[np.nan, np.nan]] * 5 + [[1.0, 2.0]] * 20 + [[-3.0, 1.0]])
+    with pytest.raises(ValueError, match=r"column 0 holds -3\.0 in row 25"):
+        small_vae(likelihood="poisson").fit(X)
+
+
+def test_a_batch_of_nothing_teaches_nothing():
+    model = small_vae().partial_fit(factor_rows())
+    before = model.score(factor_rows())
+    assert model.partial_fit(np.full((10, 4), np.nan)).score(factor_rows()) == before
+    one = np.full((1, 4), np.nan)
+    one[0, 1] = 3.0
+    assert np.isfinite(model.partial_fit(one).score(factor_rows()))

@@ -453,3 +453,22 @@ def test_poor_columns_of_a_table_with_holes(name, column):
     filled = model.impute(frame)
     assert not filled.isna().any().any()
     assert filled["poor"].dtype == column.dtype
+
+
+def test_what_is_observed_stays_whatever_its_dtype():
+    frame = table()
+    big = frame.assign(stamp=1_700_000_000_000_000_000 + np.arange(len(frame)))
+    big.loc[::5, "height"] = np.nan
+    model = auto().fit(big)
+    pd.testing.assert_series_equal(model.impute(big)["stamp"], big["stamp"])
+    pd.testing.assert_series_equal(model.sample_imputations(big)[0]["stamp"], big["stamp"])
+    assert (model.sample(5, random_state=0)["stamp"] > 1.6e18).all()
+    # Integers at fit; numbers, some of them missing, afterwards.
+    model = auto().fit(frame)
+    later = frame.astype({"age": float, "visits": "int64"})
+    later.loc[1, "age"], later.loc[2, "age"], later.loc[3, "visits"] = np.nan, 2.5, 1000
+    filled = model.impute(later)
+    assert filled["age"].dtype == float
+    assert filled.loc[2, "age"] == 2.5
+    assert filled.loc[3, "visits"] == 1000
+    assert not np.isnan(filled.loc[1, "age"])

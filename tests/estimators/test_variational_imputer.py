@@ -567,3 +567,14 @@ def test_the_default_imputes_better_than_neighbours():
     }.items():
         error[name] = np.sqrt(np.mean((imputer.fit_transform(rows) - X)[missing] ** 2))
     assert error["ours"] < 0.85 * min(error["neighbours"], error["mean"])
+
+
+def test_tables_that_are_more_than_numbers_are_refused():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1.0, np.nan, 3.0] * 10, "b": pd.Categorical(list("xyz") * 10)})
+    with pytest.raises(ValueError, match=r"column 'b' has dtype category\. Use the estimator"):
+        skvae.VariationalImputer().fit(frame)
+    flags = frame.assign(b=pd.array([True, None, False] * 10, dtype="boolean"))
+    auto = skvae.VariationalAutoencoder(1, likelihood="auto")
+    with pytest.raises(ValueError, match=r"column 'b' has dtype boolean"):
+        skvae.VariationalImputer(auto).fit(flags)
