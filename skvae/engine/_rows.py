@@ -111,12 +111,13 @@ class Rows:
         own = self._standardize(x).to(self._dtype)
         if self._placeholder is None:
             return Batch(own)
-        missing = torch.isnan(x)
+        # What is not a number is not equal to itself.
+        mask = torch.eq(x, x, out=torch.empty_like(own))
         if isinstance(self._placeholder, Tensor):
-            own = torch.where(missing, self._placeholder.to(own), own)
+            own = torch.where(mask > 0, own, self._placeholder.to(own))
         else:
-            own = own.masked_fill(missing, self._placeholder)
-        return Batch(own, (~missing).to(self._dtype), **self._known_of(positions))
+            own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
+        return Batch(own, mask, **self._known_of(positions))
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""

@@ -352,7 +352,11 @@ class DerivedGaussian(DerivedObservation):
         scaled = residual * self.precision
         square = residual.mul_(scaled)
         self._now = outputs, square, scaled, mask
-        offset = self.offset if mask is None else (mask * self.offsets).sum(-1)
+        offset = self.offset
+        if mask is not None and self.predicted:
+            offset = (mask * self.offsets).sum(-1)
+        elif mask is not None:
+            offset = (mask @ self.offsets.mT).squeeze(-1)
         return torch.add(offset, square.sum(-1), alpha=0.5).neg_()
 
     def backward(self, coefficient: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ class Autoencoder(LatentVariableModel):
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """What the encoder reads, and what comes to its outputs where entries are missing."""
-        features = self.observation_head.features(batch.x, batch.mask)
+        # What is under the mask is read over if it is known with what.
+        has_fill = batch.mask is not None and batch.factors is not None
+        features = self.observation_head.features(batch.x, None if has_fill else batch.mask)
         if batch.mask is None:
             return features, None
         change = self.missing.less_sure(batch.mask)

@@ -109,14 +109,16 @@ class MissingEntries(nn.Module):
     def filled(self, features: Tensor, mask: Tensor, factors: Tensor | None = None) -> Tensor:
         """Features with expectations in place of what is missing.
 
-        `factors` are those of these rows, if they are known.
+        `factors` are those of these rows, if they are known; if not, `features` have to be 0 where
+        something is missing.
         """
         if not self.loadings.shape[1]:
             return features
         if factors is None:
             factors = self.factors(features, mask)
         expected = factors @ (self.loadings * (self.precision / self.gain).unsqueeze(1)).mT
-        return torch.addcmul(features, 1.0 - self.of_features(mask), expected)
+        # At 0 and 1 this is one or the other, exactly.
+        return torch.lerp(expected, features, self.of_features(mask))
 
     def mixing(self, mask: Tensor) -> Tensor:
         """Lower triangular factor (n_rows, n_factors, n_factors) that mixes independent noise.
