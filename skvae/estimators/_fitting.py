@@ -240,6 +240,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
+        setup = self._continue(components, rows) if continued else None
         # Before rows are left out, so that messages count all of them.
         components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
         if continued and partial and not _has_observed(rows):
@@ -247,7 +248,6 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         kept = _without_empty_rows(rows, 1 if continued and partial else 2)
         # That nothing is told may itself be told of.
         rows = kept if self.missingness is None else rows
-        setup = self._continue(components, rows) if continued else None
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
                 f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "

@@ -161,8 +161,11 @@ def test_bad_rows_leave_the_estimator_as_it_was(bad, method, state):
     X = factor_rows(30)
     vae = in_state(state, X)
     before = photograph(vae)
-    with pytest.raises((ValueError, TypeError)):
-        getattr(vae, method)(bad(X))
+    if bad is BAD_ROWS["nothing observed"] and method == "partial_fit" and state != "unfitted":
+        vae.partial_fit(bad(X))  # of a stream, a portion from which nothing is learned
+    else:
+        with pytest.raises((ValueError, TypeError)):
+            getattr(vae, method)(bad(X))
     assert_unchanged(vae, before)
 
 
