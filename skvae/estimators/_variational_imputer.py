@@ -231,8 +231,8 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         feature_names_out : ndarray of str
-            Names of the columns that are kept, and of the indicators: "missingindicator_" and the
-            name of the column.
+            Names of the columns that are kept, and of the indicators: ``missingindicator_`` and
+            the name of the column.
         """
         check_is_fitted(self)
         names = super().get_feature_names_out(input_features)

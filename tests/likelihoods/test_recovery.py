@@ -18,9 +18,9 @@ def rows_of_a_known_model(case):
     """Rows to fit, rows to judge by, and the log-likelihood of the latter, in nats per row."""
     model = build_model(make_rows(case, 200, N_COLUMNS), n_latent=1, likelihood=case.component)
     head = model.observation_head
-    loadings = torch.linspace(-2.0, 2.0, N_COLUMNS, dtype=torch.float64)
-    loadings = torch.cat([loadings, loadings.new_zeros(head.n_outputs - N_COLUMNS)])
-    model.decoder.start_linear_(loadings[None, :N_COLUMNS], head.initial_outputs().detach())
+    n_locations = head.n_location_outputs
+    loadings = torch.linspace(-2.0, 2.0, n_locations, dtype=torch.float64)
+    model.decoder.start_linear_(loadings[None], head.initial_outputs().detach())
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(1, 2 * N_ROWS, 1, generator=generator, dtype=torch.float64)
     with torch.no_grad():
