@@ -127,6 +127,16 @@ def load_images(args: argparse.Namespace) -> Images:
     return Images("digits", X[:-SMOKE_TEST_ROWS], X[-SMOKE_TEST_ROWS:])
 
 
+def load_faces(args: argparse.Namespace) -> np.ndarray | None:
+    """Frey faces in [0, 1], (1965, 560); None where the file is not at hand."""
+    path = None if args.data is None else Path(args.data) / "frey_faces.npz"
+    if path is None or not path.exists():
+        return None
+    with np.load(path) as file:
+        X = file[file.files[0]]
+    return np.divide(X.reshape(len(X), -1), 255, dtype=np.float32)
+
+
 # -- timing --------------------------------------------------------------------------------------
 
 

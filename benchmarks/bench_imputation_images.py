@@ -10,12 +10,11 @@ images.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _common import load_images, markdown_table, parse, parser, write_results
+from _common import load_faces, load_images, markdown_table, parse, parser, write_results
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VariationalAutoencoder
@@ -97,16 +96,6 @@ def complete(
     return rows
 
 
-def faces(args: argparse.Namespace) -> np.ndarray | None:
-    """Frey faces in [0, 1], (1965, 560); None where the file is not at hand."""
-    path = None if args.data is None else Path(args.data) / "frey_faces.npz"
-    if path is None or not path.exists():
-        return None
-    with np.load(path) as file:
-        X = file[file.files[0]]
-    return np.divide(X.reshape(len(X), -1), 255, dtype=np.float32)
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--epochs", type=int, default=40, help="epochs on MNIST (40)")
@@ -128,7 +117,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     test = images.test[rng.permutation(len(images.test))]
     rows = complete(images.name, model, images.train, test, (side, side), file)
-    X = None if args.smoke else faces(args)
+    X = None if args.smoke else load_faces(args)
     if X is not None:
         X = rng.permutation(X)
         model = VariationalAutoencoder(

@@ -28,11 +28,10 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import load_images, markdown_table, parse, parser, write_results
+from _common import load_faces, load_images, markdown_table, parse, parser, write_results
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VariationalAutoencoder
@@ -183,16 +182,6 @@ def measure(
         "n_test": len(X_test),
         "draws": args.draws,
     }
-
-
-def load_faces(args: argparse.Namespace) -> np.ndarray | None:
-    """Frey faces in [0, 1], (1965, 560); None where the file is not at hand."""
-    path = None if args.data is None else Path(args.data) / "frey_faces.npz"
-    if path is None or not path.exists():
-        return None
-    with np.load(path) as file:
-        X = file[file.files[0]]
-    return np.divide(X.reshape(len(X), -1), 255, dtype=np.float32)
 
 
 def rows_of_table(cells: dict[str, dict], table: str) -> str:

@@ -240,21 +240,24 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
-        setup = self._continue(components, rows) if continued else None
+        has_missing = contains_nan(rows)
+        setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
         components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
-        if continued and partial and not _has_observed(rows):
-            return self
-        kept = _without_empty_rows(rows, 1 if continued and partial else 2)
-        # That nothing is told may itself be told of.
-        rows = kept if self.missingness is None else rows
+        if has_missing:
+            if continued and partial and np.isnan(rows).all():
+                return self
+            kept = _without_empty_rows(rows, 1 if continued and partial else 2)
+            # That nothing is told may itself be told of, where there is a missingness.
+            if self.missingness is None and len(kept) < len(rows):
+                rows, has_missing = kept, contains_nan(kept)
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
                 f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "
                 f"alpha={self.alpha!r}. Set alpha > 0, for instance alpha=1.0."
             )
         if setup is None:
-            setup = self._begin(components, rows)
+            setup = self._begin(components, rows, has_missing)
         progress = Progress(self, X, y, verbose=self.verbose)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
@@ -279,14 +282,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             self._warn(result)
         return self
 
-    def _begin(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
+    def _begin(
+        self, components: dict[str, Component], rows: np.ndarray, has_missing: bool
+    ) -> Setup:
         """A model for rows seen for the first time."""
         n_components = self.n_components
         if n_components is None:
             n_components = min(rows.shape)
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
         summary = components["likelihood_"].summarize(rows)
-        summary = summary._replace(has_missing=contains_nan(rows))
+        summary = summary._replace(has_missing=has_missing)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
         device = resolve_device(self.device)
@@ -301,7 +306,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             components, model, summary.mean, seed, None, 0, summary.has_missing, tuple(others)
         )
 
-    def _continue(self, components: dict[str, Component], rows: np.ndarray) -> Setup:
+    def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
         changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
         if (self.missingness is None) != (self.model_.missingness is None):
@@ -323,7 +328,6 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
-        has_missing = contains_nan(rows)
         return Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
 
     def _run(
@@ -641,15 +645,8 @@ def _learns_missing(model: LatentVariableModel) -> bool:
     return isinstance(model, Autoencoder) and model.missing.path is not None
 
 
-def _has_observed(rows: np.ndarray) -> bool:
-    """Whether anything is observed at all."""
-    return not (contains_nan(rows) and bool(np.isnan(rows).all()))
-
-
 def _without_empty_rows(rows: np.ndarray, fewest: int) -> np.ndarray:
     """Rows of which something is observed; nothing can be learned from others."""
-    if not contains_nan(rows):
-        return rows
     is_empty = np.isnan(rows).all(axis=1)
     n_left = len(rows) - int(is_empty.sum())
     if n_left < fewest:

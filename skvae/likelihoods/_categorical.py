@@ -26,10 +26,8 @@ from skvae.likelihoods._codes import (
 )
 from skvae.likelihoods._column import ColumnHead
 from skvae.likelihoods._embedded import EmbeddedHead
+from skvae.likelihoods._first_order import MIN_UNIQUENESS
 from skvae.likelihoods._joint import JointModel, Participant, flattening
-
-# Least share of the variance of a contrast between categories that is noise in the linear start.
-MIN_UNIQUENESS = 0.1
 
 
 class CategoricalLikelihood(Likelihood, shorthand="categorical"):

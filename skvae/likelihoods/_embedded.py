@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skvae._core._factor_analysis import SecondMoments, correlation_factors
-from skvae.likelihoods._base import JointPart, LinearStart, ObservationHead
-from skvae.likelihoods._joint import START_LENGTHS
-
-# Least share of the variance of an embedding's coordinate that is noise in the linear start.
-MIN_UNIQUENESS = 0.1
+from skvae.likelihoods._base import LinearStart
+from skvae.likelihoods._first_order import FirstOrderHead
 
 
 class EmbeddedParams(NamedTuple):
@@ -23,7 +18,7 @@ class EmbeddedParams(NamedTuple):
     logits: Tensor
 
 
-class EmbeddedHead(ObservationHead):
+class EmbeddedHead(FirstOrderHead):
     """Categorical probability whose logits are inner products with an embedding.
 
     The decoder gives a few outputs for a column, and the logit of a category is their inner
@@ -91,22 +86,8 @@ class EmbeddedHead(ObservationHead):
     def residuals(self, x: Tensor) -> Tensor:
         return self.features(x, None).detach()
 
-    def linear_starts(
-        self, moments: SecondMoments, n_factors: int, seed: int
-    ) -> Sequence[LinearStart]:
-        """Multinomial factor analysis within the span of the embedding."""
-        loadings = correlation_factors(moments, n_factors, floor=MIN_UNIQUENESS, seed=seed)
-        return [self._linear_model(loadings, length).turned() for length in START_LENGTHS]
-
-    def joint_part(self) -> JointPart:
-        return JointPart(
-            variance=np.ones(self.n_outputs),
-            floor=MIN_UNIQUENESS,
-            start=lambda factors, length: self._linear_model(factors.loadings, length),
-        )
-
-    def _linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
-        """Linear model, not rotated, whose residuals have these loadings.
+    def linear_model(self, loadings: np.ndarray, length: float) -> LinearStart:
+        """Multinomial factor analysis within the span of the embedding.
 
         At first the embedding has the identity for its covariance, and that is the curvature of
         the log-likelihood in the outputs: their loadings are those of the residuals.

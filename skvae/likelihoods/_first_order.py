@@ -35,7 +35,7 @@ class FirstOrderHead(ObservationHead):
 
         Parameters
         ----------
-        loadings : ndarray of shape (n_columns, n_factors)
+        loadings : ndarray of shape (n_location_outputs, n_factors)
             Of the residuals, as shares of their standard deviations.
         length : float
             By which to shorten the loadings of what follows from them to first order only.
@@ -51,7 +51,7 @@ class FirstOrderHead(ObservationHead):
 
     def joint_part(self) -> JointPart:
         return JointPart(
-            variance=np.ones(self.n_columns),
+            variance=np.ones(self.n_location_outputs),
             floor=self.least_uniqueness,
             start=lambda factors, length: self.linear_model(factors.loadings, length),
         )

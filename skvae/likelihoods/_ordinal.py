@@ -25,10 +25,9 @@ from skvae.likelihoods._codes import (
     resolved,
     summary_of_codes,
 )
+from skvae.likelihoods._first_order import MIN_UNIQUENESS
 from skvae.likelihoods._joint import JointModel, Participant, flattening
 
-# Least share of a column's variance that is noise in the linear start.
-MIN_UNIQUENESS = 0.1
 # Logarithms of the distances of thresholds stay between these: a category that nothing falls into
 # would close its gap for ever, at no gain.
 MIN_LOG_GAP, MAX_LOG_GAP = -12.0, 12.0

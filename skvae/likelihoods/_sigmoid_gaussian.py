@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._factor_analysis import Factors, SecondMoments, rotated
+from skvae._core._factor_analysis import Factors, SecondMoments
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods._base import LinearStart
 from skvae.likelihoods._first_order import START_LENGTHS
@@ -109,15 +109,8 @@ class SigmoidGaussianHead(GaussianHead):
             precision = slope**2 / noise
             outputs = self.initial_outputs().detach().double().cpu().numpy()
             outputs[: self.n_columns] = logits * flattening
-            starts.append(
-                LinearStart(
-                    rotated(part, 1.0 / precision).loadings,
-                    precision,
-                    slope / noise,
-                    outputs,
-                    linear.parameters,
-                )
-            )
+            start = LinearStart(part, precision, slope / noise, outputs, linear.parameters)
+            starts.append(start.turned())
         return starts
 
     def joint_part(self) -> None:

@@ -116,7 +116,7 @@ class Autoencoder(LatentVariableModel):
         # Factors that are independent given a complete row are not given a part of it.
         factor = batch.mixing
         if factor is None:
-            if batch.mask is None or self.training or not self.missing.mixing_root.shape[1]:
+            if batch.mask is None or self.training or not self.missing.root.shape[1]:
                 return self.posterior_head
             factor = self.missing.mixing(batch.mask)
         return lambda code: self.posterior_head(code).correlated(factor)

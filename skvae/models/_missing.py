@@ -42,8 +42,6 @@ class MissingEntries(nn.Module):
     root : Tensor of shape (n_features, n_factors)
         Square roots of what each feature adds to the precision of each of the factors that the
         latent variables started at.
-    mixing_root : Tensor of shape (n_features, n_factors)
-        The same, or zero where noise is not to be mixed.
     """
 
     def __init__(
@@ -62,7 +60,6 @@ class MissingEntries(nn.Module):
         self.register_buffer("precision", torch.ones(n_features, dtype=dtype))
         self.register_buffer("gain", torch.ones(n_features, dtype=dtype))
         self.register_buffer("root", torch.zeros(n_features, n_factors, dtype=dtype))
-        self.register_buffer("mixing_root", torch.zeros(n_features, n_factors, dtype=dtype))
         self.register_buffer("column_of_feature", column_of_feature, persistent=False)
         self.path = LinearPath(n_columns, n_outputs, bias=False, dtype=dtype) if learns else None
 
@@ -74,13 +71,11 @@ class MissingEntries(nn.Module):
             self.precision.copy_(torch.from_numpy(start.precision))
             self.gain.copy_(torch.from_numpy(start.gain))
 
-    def be_sure_by_(self, start: LinearStart | None) -> None:
-        """Take the factors of this linear model for the latent variables; None for none."""
-        self.root.zero_()
-        if start is not None and self.root.shape[1]:
+    def be_sure_by_(self, start: LinearStart) -> None:
+        """Take the factors of this linear model for the latent variables."""
+        if self.root.shape[1]:
             root = torch.from_numpy(start.loadings * start.precision[:, None] ** 0.5)
-            self.root[:, : root.shape[1]] = root
-        self.mixing_root.copy_(self.root)
+            self.root.zero_()[:, : root.shape[1]] = root
 
     def of_features(self, mask: Tensor) -> Tensor:
         """Mask (..., n_features) of the features, from that of the columns."""
@@ -127,7 +122,7 @@ class MissingEntries(nn.Module):
         covariance of the latent variables in the linear model that they started at, given what is
         observed. It is the identity for complete rows.
         """
-        precision = _precision(self.mixing_root.double(), self.of_features(mask).double())
+        precision = _precision(self.root.double(), self.of_features(mask).double())
         scale = precision.diagonal(dim1=1, dim2=2).rsqrt()
         precision = scale.unsqueeze(1) * precision * scale.unsqueeze(2)
         # With J the exchange of first and last, and M the factor of J precision J, the inverse has

@@ -109,7 +109,7 @@ def setting(
         )
         with torch.no_grad():
             own = model.missing
-            begin_at_zero = (own.loadings, own.root, own.mixing_root)
+            begin_at_zero = (own.loadings, own.root)
             for p in (*model.parameters(), *begin_at_zero):  # so do biases
                 p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
         weight = torch.ones(N_ROWS, dtype=torch.float64)
