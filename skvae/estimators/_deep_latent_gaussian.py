@@ -24,18 +24,14 @@ from skvae.solvers import Solver
 class DeepLatentGaussianModel(LatentVariableEstimator):
     """Deep latent Gaussian model: a hierarchy of latent variables with a likelihood.
 
-    From the top layer down, each layer is a normal around what a network makes of the layer above,
+    From the top layer down, each layer is normal around what a network makes of the layer above::
 
-    .. math::
+        h_1 = xi_1,    h_i = T_i(h_{i-1}) + G_i xi_i,    x ~ p(x | T(h_L)),    xi_i ~ N(0, I)
 
-        h_1 = \\xi_1, \\qquad h_i = T_i(h_{i-1}) + G_i \\xi_i, \\qquad
-        x \\sim p(x \\mid T(h_L)), \\qquad \\xi_i \\sim N(0, I),
-
-    and x, a row, has any of the likelihoods. The latent variables are the noises
-    :math:`\\xi_1, \\dots, \\xi_L` of all layers, top layer first: those are what ``transform`` returns
-    and ``inverse_transform`` takes. With one layer it is a
-    :class:`~skvae.VariationalAutoencoder`, which is what to try first; more layers pay where there
-    are many rows and much structure in them.
+    and x, a row, has any of the likelihoods. The latent variables are the noises xi_1, ..., xi_L of
+    all layers, top layer first: those are what ``transform`` returns and ``inverse_transform``
+    takes. With one layer it is a :class:`~skvae.VariationalAutoencoder`, which is what to try
+    first; more layers pay where there are many rows and much structure in them.
 
     Parameters
     ----------
