@@ -3,16 +3,16 @@ A map on top: what each layer of latent variables tells
 =======================================================
 
 Two latent variables make a map that can be looked at, but they are too few to describe an image;
-ten describe it better, and nobody can look at ten. A deep latent Gaussian model has both: a layer of
-two on top, and below it a layer of ten that is normal around what the top layer says. The top layer
-is left to tell what images are like on the whole, the layer below how this one differs.
+ten describe it better, and nobody can look at ten. A deep latent Gaussian model has both: a layer
+of two on top, and below it a layer of ten that is normal around what the top layer says. The top
+layer is left to tell what images are like on the whole, the layer below how this one differs.
 """
 
 # %%
 # Three models of the same images
 # -------------------------------
-# Images of handwritten digits, 8 × 8 pixels with 17 levels of grey. Uniform noise of one level makes
-# densities of them, in nats per image.
+# Images of handwritten digits, 8 × 8 pixels with 17 levels of grey. Uniform noise of one level
+# makes densities of them, in nats per image.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,8 +39,8 @@ two = VariationalAutoencoder(2, random_state=0).fit(X_train)
 ten = VariationalAutoencoder(10, random_state=0).fit(X_train)
 
 # %%
-# The latent variables are the noises of both layers, and ``transform`` lists the top layer first. How
-# much a map tells is measured by how well a nearest-neighbour classifier does with it.
+# The latent variables are the noises of both layers, and ``transform`` lists the top layer first.
+# How much a map tells is measured by how well a nearest-neighbour classifier does with it.
 
 
 def top(model, X):
@@ -60,8 +60,8 @@ for name, model in {"2 above 10": layers, "2 alone": two, "10 alone": ten}.items
 # The map, and what lies below it
 # -------------------------------
 # In the middle, the top layer takes the values of a regular grid of the unit square, passed through
-# the quantile function of its normal prior, and the noise of the layer below is 0. On the right, each
-# row of images has one value of the top layer and draws of the noise below.
+# the quantile function of its normal prior, and the noise of the layer below is 0. On the right,
+# each row of images has one value of the top layer and draws of the noise below.
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
 places = top(layers, X_test)
