@@ -283,6 +283,21 @@ def recognise_well_(model, path, factor):
     model.encoder.start_linear_(torch.from_numpy(means[1:] - means[0]), outputs)
 
 
+def test_training_leaves_the_linear_start_with_layers_above_that_have_an_effect():
+    """Silenced, they would be found late or never."""
+    head = build_layered(rows(), LAYERS[0]).decoder
+    fresh = build_layered(rows(), LAYERS[0], seed=1).decoder
+    z = torch.randn(50, N_LATENT, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = z.clone()
+    other[:, 0] += 1.0
+    head.start_linear_(torch.ones(N_LATENT, N_COLUMNS).double(), torch.zeros(N_COLUMNS).double())
+    torch.testing.assert_close(head(other), head(z))
+    torch.testing.assert_close(head(z), z[:, 1:].sum(1, keepdim=True).expand(-1, N_COLUMNS))
+    head.depart_(fresh)
+    assert (head(other) - head(z)).abs().min() > 1e-3
+    torch.testing.assert_close(head.maps[0](z[:, :1]), fresh.maps[0](z[:, :1]))
+
+
 # -- noise in training ---------------------------------------------------------------------------
 
 
