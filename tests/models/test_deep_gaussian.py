@@ -294,7 +294,7 @@ def test_training_leaves_the_linear_start_with_layers_above_that_have_an_effect(
     torch.testing.assert_close(head(other), head(z))
     torch.testing.assert_close(head(z), z[:, 1:].sum(1, keepdim=True).expand(-1, N_COLUMNS))
     head.depart_(fresh)
-    assert (head(other) - head(z)).abs().min() > 1e-3
+    assert (head(other) - head(z)).abs().mean() > 0.01
     torch.testing.assert_close(head.maps[0](z[:, :1]), fresh.maps[0](z[:, :1]))
 
 
