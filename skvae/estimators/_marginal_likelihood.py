@@ -177,7 +177,8 @@ class EstimatesLogLikelihood(Host):
 
         def answer(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not self.n_components_:
-                return _exact(model, batch, self._noise(model, model.noise_spec(1), 1, generator))
+                specs = model.noise_spec(1)
+                return _exact(model, batch, self._noise(model, specs, len(batch.x), generator))
             values = torch.stack(estimate(model, batch), 1)
             if batch.mask is not None and model.missingness is None:
                 # Where nothing is observed, nothing has a probability of 1.
@@ -293,7 +294,7 @@ class EstimatesLogLikelihood(Host):
             x = model.generative(Batch(z), z).observation.sample(on_device)[0]
             X[part] = model.observation_head.unstandardize(x).cpu().numpy()
             if not self.n_components_:
-                noise = self._noise(model, model.noise_spec(1), 1, generator)
+                noise = self._noise(model, model.noise_spec(1), len(x), generator)
                 exact = _exact(model, Batch(x), noise).cpu().numpy()
                 exact[:, 2] = n_draws
                 bounds[:, part] = exact

@@ -184,7 +184,7 @@ class AnnealedImportanceSampling:
     # -- the path -----------------------------------------------------------------------------
 
     def _gains(self) -> list[float]:
-        """Steps of the inverse temperature; each but the first comes after a move where it begins."""
+        """Steps of the inverse temperature; all but the first follow a move where they begin."""
         pairs = zip(self.temperatures[:-1], self.temperatures[1:], strict=True)
         return [after - before for before, after in pairs]
 
@@ -288,7 +288,7 @@ class AnnealedImportanceSampling:
             for _ in range(n_moves):
                 point, acceptance = self._trial(point, inner[place], pilot.step_size)
                 pilot.adapt(acceptance)
-            found.append(pilot.step_size.log())
+            found.append(pilot.settled.log())
         return torch.exp(_interpolated(torch.stack(found), places, len(inner)))
 
 
