@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -325,10 +326,9 @@ class EstimatesLogLikelihood(Host):
 
 def _at_least(value: Any, least: int, name: str) -> int:
     """An integer that is not below `least`."""
-    value = positive_integer(value, name)
-    if value < least:
-        raise ValueError(f"{name} must be an integer >= {least}; got {value}.")
-    return value
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
+    return int(value)
 
 
 def _in_parts(draw: Callable[[int], Tensor], n_draws: int, n_at_once: int) -> Any:

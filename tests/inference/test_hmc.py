@@ -96,9 +96,7 @@ def test_energy_error_falls_with_the_square_of_the_step():
     ids=["normal", "gumbel", "gamma", "exponential"],
 )
 @pytest.mark.parametrize("n_leapfrog", [1, 4])
-def test_target_is_invariant_even_with_steps_that_are_too_large(
-    target, law, step_size, n_leapfrog
-):
+def test_target_is_invariant_even_with_steps_that_are_too_large(target, law, step_size, n_leapfrog):
     n = 40_000
     draws = law.rvs(n, random_state=np.random.default_rng(0))
     evaluate, rng = differentiated(target), generator()
@@ -131,9 +129,7 @@ def test_chains_find_a_normal_that_they_do_not_start_in():
     evaluate, rng = differentiated(target), generator()
     scale = (factor @ factor.mT).diagonal(dim1=-2, dim2=-1).sqrt()
     point = evaluate(torch.full((2000, 2, 2), 10.0, dtype=torch.float64))
-    point, step_size = hmc_chains(
-        evaluate, point, scale, n_pilot=60, n_leapfrog=6, generator=rng
-    )
+    point, step_size = hmc_chains(evaluate, point, scale, n_pilot=60, n_leapfrog=6, generator=rng)
     acceptances = []
     for _ in range(20):
         point, acceptance = hmc_move(evaluate, point, step_size, scale, 6, rng)
