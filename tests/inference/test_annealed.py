@@ -1,5 +1,7 @@
 """Annealed importance sampling, against linear-Gaussian models and without an autoencoder."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -102,7 +104,7 @@ def test_bounds_close_in_on_the_exact_value_with_the_number_of_steps(start):
         for distance in (below, above):
             assert distance.mean() > -3.0 * distance.std() / np.sqrt(len(distance))
         gaps.append((float(below.mean()), float(above.mean())))
-    for wide, narrow in zip(gaps, gaps[1:], strict=False):
+    for wide, narrow in itertools.pairwise(gaps):
         assert narrow[0] < 0.6 * wide[0] and narrow[1] < 0.6 * wide[1]
     assert max(gaps[-1]) < 0.15
 
@@ -175,7 +177,7 @@ def test_densities_without_a_gradient_are_refused_with_what_to_do(monkeypatch):
     q = type(model.posterior(batch))
     density = q.log_prob
     monkeypatch.setattr(q, "log_prob", lambda own, z: density(own, z.detach()))
-    with pytest.raises(ValueError, match="start='posterior' needs .*start='prior'"):
+    with pytest.raises(ValueError, match=r"start='posterior' needs .*start='prior'"):
         annealed(model, batch, 3)
     annealed(model, batch, 3, "prior")
 
