@@ -53,7 +53,7 @@ class LogLikelihood:
     >>> from sklearn.datasets import load_iris
     >>> from skvae import VariationalAutoencoder
     >>> X = load_iris().data
-    >>> model = VariationalAutoencoder(random_state=0).fit(X)
+    >>> model = VariationalAutoencoder(hidden_layer_sizes=(), random_state=0).fit(X)
     >>> answer = model.log_likelihood(X, n_draws=100, random_state=0)
     >>> answer.value.shape, answer.side
     ((150,), 'below')
