@@ -89,9 +89,9 @@ class LogLikelihood:
         lines = [f"LogLikelihood of {rows}: method={self.method!r}, side={self.side!r}"]
         if n_rows:
             error, ess = self.standard_error, self.effective_sample_size
-            digits = _digits(self.mean_standard_error)
+            form = f".{_digits(self.mean_standard_error)}f" if abs(self.mean) < 1e9 else ".6g"
             lines += [
-                f"  mean {self.mean:.{digits}f} ± {self.mean_standard_error:.{digits}f} nats",
+                f"  mean {self.mean:{form}} ± {self.mean_standard_error:{form}} nats",
                 f"  error of a row: median {np.median(error):.2g}, largest {np.max(error):.2g}",
                 f"  effective draws: median {np.median(ess):.3g}, smallest {np.min(ess):.3g}",
             ]
