@@ -268,6 +268,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         if setup is None:
             setup = self._begin(components, rows, has_missing)
+        if self.fit_order == "em" and not setup.model.can_train_in_turn:
+            raise ValueError(
+                "fit_order='em' trains the recognition model while the generative model stays as "
+                "it is, but this prior is made of the encoder. Use another prior, or "
+                "fit_order='joint'."
+            )
         progress = Progress(self, X, y, verbose=self.verbose)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
@@ -552,12 +558,15 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             open_ended=partial,
             precision=self.precision,
             weight_posterior=self.weight_posterior is not None,
+            phase_epochs=int(self.n_phase_epochs) if self.fit_order == "em" else 0,
         )
         if partial:
             return plan
         patience = self.n_iter_no_change
         if patience == "auto":
             patience = max(MIN_PATIENCE, -(-PATIENCE_STEPS // plan.steps_per_epoch(n_rows)))
+            # A phase may bring nothing that the next one does not need.
+            patience = max(patience, 2 * plan.phase_epochs)
         return plan.with_patience(int(patience))
 
     def _fitted_attributes(
