@@ -538,7 +538,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             return float(bounds_of_rows(model, bound, some, streams).mean())
 
         places = start_linear_(setup.model, moments, n_factors, judge=judge, generator=generator)
+        self._start_prior(setup, places, rows)
         return places, moments.guess
+
+    def _start_prior(self, setup: Setup, departures: Sequence[Autoencoder], rows: Rows) -> None:
+        """Start what the linear model says nothing of; nothing in most estimators.
+
+        `departures` are those of the model of `setup`, which is linear.
+        """
 
     def _plan(self, n_rows: int, *, partial: bool, start_is_rival: bool) -> Plan:
         """How to train on `n_rows` rows, from the parameters."""
