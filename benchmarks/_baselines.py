@@ -1,4 +1,4 @@
-"""What auto-encoding variational Bayes was measured by: the baselines of its paper, and of its time.
+"""What auto-encoding variational Bayes was measured by: baselines of its paper, and of its time.
 
 Wake-sleep and the score-function gradient are objectives, so that an estimator trains by them with
 the same networks, solver, order of rows and prior on the weights::

@@ -108,7 +108,7 @@ def test_asleep_the_encoder_follows_its_density_at_simulated_rows():
 
 
 def test_simulated_rows_miss_what_the_given_ones_miss():
-    model, exact, X = loose_model()
+    model, _, X = loose_model()
     mask = torch.ones(N_ROWS, X.shape[1], dtype=torch.float64)
     mask[:, 0] = 0.0
     batch, noise = batch_of(model, X)._replace(mask=mask), noise_for(model, 1, N_ROWS)
@@ -221,12 +221,12 @@ def test_same_seed_same_fit_with_missing_entries_and_few_rows(objective, likelih
     rng = np.random.default_rng(0)
     X = rng.poisson(3.0, size=(10, 3)).astype(float)
     X[rng.random(X.shape) < 0.2] = np.nan
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     one, other = (small(clone(objective), likelihood=likelihood).fit(X) for _ in range(2))
     np.testing.assert_array_equal(one.score_samples(X), other.score_samples(X))
     assert np.isfinite(one.score_samples(X)).all()
-    assert torch.equal(torch_state, torch.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1])
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert np.array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
