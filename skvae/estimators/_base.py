@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import resolve_device, torch_dtype
-from skvae._core._random import StreamName, Streams
+from skvae._core._random import StreamName, Streams, generator_on
 from skvae.engine import Rows
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
@@ -346,9 +346,7 @@ class LatentVariableEstimator(
         generator = cpu_generator(random_state)
         dtype, model = self._model_for(np.dtype(np.float32))
         device = next(model.parameters()).device
-        on_device = generator
-        if device.type != "cpu":
-            on_device = torch.Generator(device).manual_seed(generator.initial_seed())
+        on_device = generator_on(device, generator)
         out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
         for part in self._chunks(model, n_samples, 1):
             models = self._draw_weights(model, WEIGHT_DRAWS, generator)
