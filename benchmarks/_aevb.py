@@ -41,8 +41,8 @@ METHODS: dict[str, Callable[[], Objective]] = {"AEVB": SGVB, "wake-sleep": WakeS
 
 HOW_TO_GET_FACES = """\
 This benchmark needs the Frey faces: a file frey_faces.npz in the folder given by --data, with one
-uint8 array (1965, 560): 28 × 20 pixels, row after row. They are frey_rawface.mat on the data page of
-Sam Roweis; scipy.io.loadmat(...)["ff"].T is the array."""
+uint8 array (1965, 560): 28 × 20 pixels, row after row. It is scipy.io.loadmat(...)["ff"].T of the
+file frey_rawface.mat on Sam Roweis's data page."""
 
 
 class Data(NamedTuple):

@@ -1,4 +1,4 @@
-"""Bounds of a model on its way, as a function of passes, kept so that a run can go on."""
+"""What a model is worth on its way, as a function of passes, kept so that a run can go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -19,98 +19,113 @@ from skvae.exceptions import PosteriorCollapseWarning
 BETWEEN_CHECKPOINTS = 60.0
 
 
+class Trainee(Protocol):
+    """Something that can be trained for a while, kept, and trained further."""
+
+    def train(self, n_passes: int) -> Any:
+        """Train for so many passes over the rows."""
+
+    def keep(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+
+    def resume(self, path: Path) -> None:
+        """Go on from there."""
+
+
+class Fit:
+    """An estimator with ``warm_start=True`` and the rows that it is trained on."""
+
+    def __init__(self, estimator: VariationalAutoencoder, X: np.ndarray) -> None:
+        self.estimator = estimator
+        self._X = X
+
+    def train(self, n_passes: int) -> None:
+        with warnings.catch_warnings():
+            # The bound still rises, and nothing may be active yet: it is to go on.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", PosteriorCollapseWarning)
+            self.estimator.set_params(max_iter=n_passes).fit(self._X)
+
+    def keep(self, path: Path) -> None:
+        save(self.estimator, path)
+
+    def resume(self, path: Path) -> None:
+        self.estimator = load(path).set_params(device=self.estimator.device)
+
+
 def points(n_passes: int, n_points: int = 16) -> list[int]:
     """Numbers of passes after which a model is judged, about evenly spaced in their logarithm."""
     return sorted({round(n) for n in np.geomspace(1, n_passes, n_points)})
 
 
 def follow(
-    make: Callable[[], VariationalAutoencoder],
-    X: np.ndarray,
+    trainee: Trainee,
     passes: Sequence[int],
-    judge: Callable[[VariationalAutoencoder], dict[str, Any]],
+    judge: Callable[[], dict[str, Any]],
     checkpoint: Path,
-    *,
-    device: str = "cpu",
-) -> tuple[VariationalAutoencoder, dict[str, Any]]:
-    """Train a model and judge it after so many passes.
+) -> dict[str, list[Any]]:
+    """Train and judge after so many passes.
 
-    An unfinished one is kept at `checkpoint`, from where an interrupted run goes on.
+    What is unfinished is kept beside `checkpoint`, from where an interrupted run goes on.
 
     Parameters
     ----------
-    make : callable
-        Estimator with ``warm_start=True`` that is not fitted.
-    X : ndarray
-        Training rows.
+    trainee : Trainee
     passes : sequence of int
         When to judge, ascending; the last of them is the end.
     judge : callable
-        What to note of an estimator.
+        What to note.
     checkpoint : Path
         Without suffix.
 
     Returns
     -------
-    estimator : VariationalAutoencoder
     curve : dict
-        ``passes``, ``training`` (the mean bound during each pass), ``seconds`` of processor time
-        in training, and of each entry of `judge` a list.
+        Lists: ``passes``, ``seconds`` of processor time in training, and each entry of `judge`.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     kept = checkpoint.with_suffix(".json")
-    curve: dict[str, Any] = {"passes": [], "seconds": [], "n_done": 0, "spent": 0.0}
-    estimator = make()
+    curve: dict[str, Any] = {"passes": [], "seconds": []}
+    n_done, spent = 0, 0.0
     if kept.exists():
-        curve = json.loads(kept.read_text())
-        estimator = load(_model_file(checkpoint, curve)).set_params(device=device)
-    last = curve["spent"]
+        n_done, spent, curve = json.loads(kept.read_text())
+        trainee.resume(_state(checkpoint, n_done))
+    last = spent
     for point in passes[len(curve["passes"]) :]:
-        while curve["n_done"] < point:
-            pace = curve["spent"] / curve["n_done"] if curve["n_done"] else BETWEEN_CHECKPOINTS
+        while n_done < point:
+            pace = spent / n_done if n_done else BETWEEN_CHECKPOINTS
             n_next = max(1, int(BETWEEN_CHECKPOINTS / max(pace, 1e-6)))
-            n_next = min(n_next, point - curve["n_done"])
-            _train(estimator, X, n_next, curve)
-            if curve["spent"] - last > BETWEEN_CHECKPOINTS:
-                last = curve["spent"]
-                _keep(estimator, curve, checkpoint)
-        for name, value in judge(estimator).items():
+            n_next = min(n_next, point - n_done)
+            begin = time.process_time()
+            trainee.train(n_next)
+            spent += time.process_time() - begin
+            n_done += n_next
+            if spent - last > BETWEEN_CHECKPOINTS:
+                last = spent
+                _keep(trainee, checkpoint, (n_done, spent, curve))
+        for name, value in judge().items():
             curve.setdefault(name, []).append(value)
         curve["passes"].append(point)
-        curve["seconds"].append(curve["spent"])
-    curve["training"] = [float(b) for b in estimator.lower_bounds_]
-    for file in (kept, *_model_files(checkpoint)):
+        curve["seconds"].append(spent)
+    for file in (kept, *_states(checkpoint)):
         file.unlink(missing_ok=True)
-    return estimator, curve
+    return curve
 
 
-def _train(
-    estimator: VariationalAutoencoder, X: np.ndarray, n_passes: int, curve: dict[str, Any]
-) -> None:
-    begin = time.process_time()
-    with warnings.catch_warnings():
-        # The bound still rises, and nothing may be active yet: it is to go on.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", PosteriorCollapseWarning)
-        estimator.set_params(max_iter=n_passes).fit(X)
-    curve["spent"] += time.process_time() - begin
-    curve["n_done"] += n_passes
-
-
-def _keep(estimator: VariationalAutoencoder, curve: dict[str, Any], checkpoint: Path) -> None:
-    """Write the model, then what belongs to it: an interruption between leaves the earlier pair."""
-    earlier = _model_files(checkpoint)
-    save(estimator, _model_file(checkpoint, curve))
+def _keep(trainee: Trainee, checkpoint: Path, progress: tuple[int, float, dict[str, Any]]) -> None:
+    """Write the state, then what belongs to it: an interruption between leaves the earlier pair."""
+    earlier = _states(checkpoint)
+    trainee.keep(_state(checkpoint, progress[0]))
     new = checkpoint.with_suffix(".new")
-    new.write_text(json.dumps(curve))
+    new.write_text(json.dumps(progress))
     new.replace(checkpoint.with_suffix(".json"))
     for file in earlier:
         file.unlink()
 
 
-def _model_file(checkpoint: Path, curve: dict[str, Any]) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}-{curve['n_done']}.skvae")
+def _state(checkpoint: Path, n_done: int) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}-{n_done}.state")
 
 
-def _model_files(checkpoint: Path) -> list[Path]:
-    return list(checkpoint.parent.glob(f"{checkpoint.name}-*.skvae"))
+def _states(checkpoint: Path) -> list[Path]:
+    return list(checkpoint.parent.glob(f"{checkpoint.name}-*.state"))
