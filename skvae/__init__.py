@@ -2,10 +2,11 @@
 
 from skvae._version import __version__
 from skvae.estimators import VariationalAutoencoder, VariationalImputer
-from skvae.inference import PooledEstimates, pool_estimates
+from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
 __all__ = [
+    "LogLikelihood",
     "PooledEstimates",
     "VariationalAutoencoder",
     "VariationalImputer",

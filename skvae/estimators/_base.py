@@ -21,6 +21,7 @@ from skvae.engine import Rows
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
+from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
 from skvae.estimators._rows import compute_dtype, contains_nan
 from skvae.estimators._transaction import infers
 from skvae.inference import (
@@ -42,7 +43,11 @@ WEIGHT_DRAWS, MAX_WEIGHT_DRAWS = 10, 200
 
 
 class LatentVariableEstimator(
-    ImputesMissing, ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound
+    ImputesMissing,
+    EstimatesLogLikelihood,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    FittedByBound,
 ):
     """Estimator with latent variables; not for direct use."""
 
@@ -469,8 +474,13 @@ class LatentVariableEstimator(
         rows: np.ndarray,
         n_draws: int,
         function: Callable[[LatentVariableModel, Batch], Tensor],
+        *,
+        out_dtype: Any = None,
     ) -> np.ndarray:
-        """Results of `function` for all rows, computed chunk by chunk, in the dtype of answers."""
+        """Results of `function` for all rows, computed chunk by chunk.
+
+        In the dtype of answers, unless `out_dtype` says otherwise.
+        """
         dtype, model = self._model_for(compute_dtype(rows))
         head = model.observation_head
         source = Rows(
@@ -484,7 +494,7 @@ class LatentVariableEstimator(
         for part in self._chunks(model, len(rows), n_draws):
             result = function(model, source.slice(part.start, part.stop)).cpu().numpy()
             if out is None:
-                out = np.empty((len(rows), *result.shape[1:]), dtype=dtype)
+                out = np.empty((len(rows), *result.shape[1:]), dtype=out_dtype or dtype)
             out[part] = result
         assert out is not None
         return out

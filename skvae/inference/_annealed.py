@@ -7,13 +7,13 @@ there is for rows that the model itself has simulated, from above.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, draw_noise
+from skvae._core._batch import Batch, NoiseSpec, draw_noise
 from skvae.inference._hmc import Evaluate, StepSizePilot, hmc_move
 from skvae.inference._importance import Infer
 from skvae.models._base import LatentVariableModel
@@ -24,6 +24,10 @@ STEEPNESS = 4.0
 # Chains of the pilot that finds step sizes, moves before it sets out, temperatures that it goes
 # through at most, and moves that it makes at least.
 PILOT_CHAINS, PILOT_START, MAX_PILOT_TEMPERATURES, MIN_PILOT_MOVES = 4, 20, 100, 60
+# Moves by which chains that start at the same draw of the posterior part, before they go back.
+PARTING_MOVES = 20
+# For the same number of gradients more temperatures do better than longer trajectories.
+N_LEAPFROG = 3
 
 
 def sigmoid_schedule(n_steps: int) -> list[float]:
@@ -93,9 +97,9 @@ class AnnealedImportanceSampling:
     generator : torch.Generator
         Where the model is. Source of all draws.
     temperatures : sequence of float
-        Inverse temperatures, rising from 0 to 1; if the last is below 1, the path ends there, and
-        what is estimated is the integral of the density there.
-    n_leapfrog : int, default=10
+        Inverse temperatures, rising from 0 to 1. If the last is below 1 the path ends there, and
+        `forward` estimates the integral of the density there.
+    n_leapfrog : int, default=3
         Steps of each trajectory.
     start : {"posterior", "prior"}, default="posterior"
         Whether the path begins at q(z | x) or at p(z).
@@ -122,7 +126,7 @@ class AnnealedImportanceSampling:
         generator: torch.Generator,
         temperatures: Sequence[float],
         *,
-        n_leapfrog: int = 10,
+        n_leapfrog: int = N_LEAPFROG,
         start: str = "posterior",
         infer: Infer | None = None,
     ) -> None:
@@ -131,10 +135,7 @@ class AnnealedImportanceSampling:
         self.temperatures = list(temperatures)
         self.n_leapfrog = n_leapfrog
         self.n_rows = len(batch.x)
-        like = next(model.parameters())
-        self._kind = {"dtype": like.dtype, "device": like.device}
-        noise = draw_noise(model.noise_spec(1), self.n_rows, generator=generator, **self._kind)
-        self.batch = model.observe(batch, noise)
+        self.batch = model.observe(batch, self._noise(model.noise_spec(1)))
         q = model.posterior(self.batch) if infer is None else infer(self.batch)
         self.q: PosteriorDistribution | None = q if start == "posterior" else None
         pilot = self._draw_start(PILOT_CHAINS)
@@ -166,10 +167,13 @@ class AnnealedImportanceSampling:
         Parameters
         ----------
         z : Tensor of shape (1, n_rows, *latent_shape)
-            A draw of the exact posterior of each row, at which all of its chains start.
+            A draw of the exact posterior of each row, at which all of its chains start. Some moves
+            at the end of the path, which keep them draws of the posterior, make them less alike.
         n_chains : int
         """
-        point = self._evaluate(self.temperatures[-1])(z.expand(n_chains, *z.shape[1:]))
+        point = self._evaluate(1.0)(z.expand(n_chains, *z.shape[1:]))
+        for _ in range(PARTING_MOVES if len(self.step_sizes) else 0):
+            point, _ = self._trial(point, 1.0, self.step_sizes[-1])
         log_weight = torch.zeros_like(point.log_ratio)
         for i, gain in reversed(list(enumerate(self._gains()))):
             log_weight = log_weight + gain * point.log_ratio
@@ -180,7 +184,7 @@ class AnnealedImportanceSampling:
     # -- the path -----------------------------------------------------------------------------
 
     def _gains(self) -> list[float]:
-        """Steps of the inverse temperature; before each but the first is a move, where it begins."""
+        """Steps of the inverse temperature; each but the first comes after a move where it begins."""
         pairs = zip(self.temperatures[:-1], self.temperatures[1:], strict=True)
         return [after - before for before, after in pairs]
 
@@ -201,7 +205,9 @@ class AnnealedImportanceSampling:
                 (start_gradient,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
                 (end_gradient,) = torch.autograd.grad(end.sum(), z)
             start, end = start.detach(), end.detach()
-            point = PathPoint(z.detach(), end, end_gradient, start, end, start_gradient, end_gradient)
+            point = PathPoint(
+                z.detach(), end, end_gradient, start, end, start_gradient, end_gradient
+            )
             return point.at(temperature)
 
         return evaluate
@@ -227,12 +233,24 @@ class AnnealedImportanceSampling:
             self.generator,
         )
 
+    def _noise(self, specs: Mapping[str, NoiseSpec]) -> dict[str, Tensor]:
+        """Noise of the rows, drawn where the model is."""
+        like = next(self.model.parameters())
+        return draw_noise(
+            specs,
+            self.n_rows,
+            generator=self.generator,
+            dtype=like.dtype,
+            device=like.device,
+        )
+
     def _draw_start(self, n_chains: int) -> Tensor:
         """Draws (n_chains, n_rows, *latent_shape) of the density at which the path begins."""
-        from_prior = self.q is None
-        specs = (self.model.prior_noise_spec if from_prior else self.model.noise_spec)(n_chains)
-        noise = draw_noise(specs, self.n_rows, generator=self.generator, **self._kind)
-        z = self.q.rsample(noise) if self.q else self.model.sample_prior(self.batch, noise)
+        if self.q is None:
+            noise = self._noise(self.model.prior_noise_spec(n_chains))
+            z = self.model.sample_prior(self.batch, noise)
+        else:
+            z = self.q.rsample(self._noise(self.model.noise_spec(n_chains)))
         return z.expand(n_chains, self.n_rows, *z.shape[2:])
 
     def _check_gradients(self, z: Tensor) -> None:

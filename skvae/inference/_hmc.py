@@ -20,7 +20,7 @@ MIN_STEP_SIZE, MAX_STEP_SIZE = 1e-6, 1e3
 # that resonates with the target (half a turn, a whole one) would bring chains back to where they
 # came from.
 JITTER = 0.3
-# Acceptance at which a unit of computation moves furthest, in many dimensions (Beskos et al., 2013).
+# At which a gradient moves furthest in many dimensions (Beskos et al., 2013, Bernoulli 19).
 TARGET_ACCEPTANCE = 0.65
 # Changes of the log step size, for an acceptance that is off by 1, at the first move of a pilot
 # and where it has settled.
@@ -222,8 +222,6 @@ def hmc_chains(
     """
     pilot = StepSizePilot(point[1][0], target)
     for _ in range(n_pilot):
-        point, acceptance = hmc_move(
-            evaluate, point, pilot.step_size, scale, n_leapfrog, generator
-        )
+        point, acceptance = hmc_move(evaluate, point, pilot.step_size, scale, n_leapfrog, generator)
         pilot.adapt(acceptance)
     return point, pilot.step_size

@@ -13,6 +13,9 @@ from torch import Tensor
 
 Side = Literal["below", "above"]
 
+# Variance of log weights from which on there is nothing more to say; its exponential is finite.
+MAX_SPREAD = 500.0
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LogLikelihood:
@@ -25,9 +28,10 @@ class LogLikelihood:
     value : ndarray of shape (n_samples,)
         Log-likelihood of each row, in nats, constants included, in the units of X.
     standard_error : ndarray of shape (n_samples,)
-        Of the value of each row, by the delta method: the error of draws, in nats. It can be
-        trusted where the effective sample size is above about 10; below, few draws carry all the
-        weight, heavier ones may exist that none has found, and the error is larger than it says.
+        Error of draws of each value, in nats: by the delta method from the weights, or from the
+        spread of their logarithms as if they were normal, whichever is larger. Where the effective
+        sample size is below about 10, few draws carry all the weight: heavier ones may exist that
+        none has found, and the error can be larger than it says.
     effective_sample_size : ndarray of shape (n_samples,)
         Number of draws of equal weight that those of each row are worth (Kong, 1992).
     side : {"below", "above"}
@@ -69,8 +73,10 @@ class LogLikelihood:
     def mean_standard_error(self) -> float:
         """Error of draws of the mean, in nats per row.
 
-        How much the mean over *these* rows is uncertain. How much rows differ is another matter:
-        ``value.std() / sqrt(n_samples)`` is the error of the mean over all rows there could be.
+        How much the mean over *these* rows scatters. It does not know that each value is in
+        expectation off to its side, by about half the square of its standard error, which does not
+        average out. How much rows differ is another matter: ``value.std() / sqrt(n_samples)`` is
+        the error of the mean over all rows there could be.
         """
         return float(np.sqrt(np.sum(np.square(self.standard_error)))) / max(1, len(self.value))
 
@@ -104,7 +110,7 @@ class LogMeanWeight(NamedTuple):
     value : Tensor of shape (n_rows,), float64
         In expectation below the logarithm of what the weights are in expectation.
     standard_error : Tensor of shape (n_rows,), float64
-        By the delta method: that of the mean weight, as a share of it.
+        As `LogLikelihood` has it.
     effective_sample_size : Tensor of shape (n_rows,), float64
     """
 
@@ -122,17 +128,31 @@ def log_mean_weight(log_weights: Iterable[Tensor]) -> LogMeanWeight:
 
     A weight that is not a number counts as 0, so that a lower bound stays one.
     """
-    total = square = None
-    n_draws = 0
-    for part in log_weights:
-        # float32 loses the digits that the differences between many weights are in.
-        part = part.double()
-        part = torch.where(torch.isnan(part), torch.full_like(part, -torch.inf), part)
-        some, of_squares = torch.logsumexp(part, 0), torch.logsumexp(2.0 * part, 0)
-        total = some if total is None else torch.logaddexp(total, some)
-        square = of_squares if square is None else torch.logaddexp(square, of_squares)
-        n_draws += len(part)
-    assert total is not None and square is not None
-    inverse = torch.nan_to_num(torch.exp(square - 2.0 * total), nan=torch.inf)
-    variance = (inverse - 1.0 / n_draws).clamp(min=0.0) * n_draws / max(n_draws - 1, 1)
-    return LogMeanWeight(total - math.log(n_draws), variance.sqrt(), 1.0 / inverse)
+    # float32 loses the digits that the differences between many weights are in.
+    log_w = torch.cat([part.double() for part in log_weights])
+    log_w = torch.where(torch.isnan(log_w), torch.full_like(log_w, -torch.inf), log_w)
+    n_draws = len(log_w)
+    total = torch.logsumexp(log_w, 0)
+    # Relative to all of them; of a row without any weight nothing is known.
+    inverse = torch.nan_to_num(torch.exp(torch.logsumexp(2.0 * log_w, 0) - 2.0 * total), torch.inf)
+    seen = (inverse - 1.0 / n_draws).clamp(min=0.0) * n_draws / max(n_draws - 1, 1)
+    supposed = torch.expm1(_spread(log_w).clamp(max=MAX_SPREAD)) / n_draws
+    # Where the weights are even both are the square of the standard error.
+    error = torch.maximum(seen.sqrt(), torch.log1p(supposed).sqrt())
+    return LogMeanWeight(total - math.log(n_draws), error, 1.0 / inverse)
+
+
+def _spread(log_w: Tensor) -> Tensor:
+    """Variance of the log weights (n_rows,), each counted by the square root of its weight.
+
+    For log-normal weights it is that of the logarithms, and says what weights are to be expected
+    that have not been met. The square root counts few of the draws that are of no account, and does
+    not leave it all to the few of the greatest.
+    """
+    share = torch.softmax(0.5 * log_w, 0)
+    # Weights of 0 count for nothing, whatever their logarithm.
+    log_w = torch.where(share > 0.0, log_w, torch.zeros_like(log_w))
+    centred = log_w - (share * log_w).sum(0)
+    alone = share.square().sum(0)
+    variance = (share * centred.square()).sum(0) / (1.0 - alone).clamp(min=1.0 / len(log_w))
+    return torch.nan_to_num(variance, torch.inf, posinf=torch.inf)

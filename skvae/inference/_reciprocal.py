@@ -21,6 +21,7 @@ from skvae.models._base import LatentVariableModel
 # What is added to the variances of the normal, as a share of those that the encoder says: chains
 # that have not moved would have none.
 RIDGE = 1e-6
+N_LEAPFROG = 3
 
 
 def reciprocal_log_likelihood(
@@ -31,7 +32,7 @@ def reciprocal_log_likelihood(
     n_chains: int = 16,
     n_steps: int = 200,
     n_burn_in: int = 100,
-    n_leapfrog: int = 10,
+    n_leapfrog: int = N_LEAPFROG,
     infer: Infer | None = None,
 ) -> LogMeanWeight:
     """Log-likelihood of each row from draws of its posterior and a normal fitted to them.
@@ -54,7 +55,7 @@ def reciprocal_log_likelihood(
         Moves of each chain after burn-in, at least 4.
     n_burn_in : int, default=100
         Moves before.
-    n_leapfrog : int, default=10
+    n_leapfrog : int, default=3
         Steps of each trajectory.
     infer : callable or None, default=None
         The posterior of a batch, in place of the model's own.
