@@ -320,6 +320,11 @@ class MonteCarloEM:
     def step_size(self) -> Tensor:
         return self._pilot.step_size
 
+    @property
+    def n_evaluations(self) -> int:
+        """Rows whose gradient of log p(x, z) a visit of a row takes."""
+        return 1 + self._n_leapfrog + self._n_updates
+
     def train(self, n_passes: int) -> float:
         """Visit all rows so many times; mean log p(x, z) of the last pass, in nats per row."""
         for _ in range(n_passes):
@@ -331,6 +336,26 @@ class MonteCarloEM:
             self.n_passes += 1
             self.acceptance = float(accepted) / n
         return float(total) / n
+
+    def state(self) -> dict[str, Any]:
+        """What another instance, of an equal model and the same rows, needs in order to go on."""
+        return {
+            "step": [t.clone() for t in self._step.state()],
+            "z": self.z.clone(),
+            "pilot": dict(vars(self._pilot)),
+            "generator": self._generator.get_state(),
+            "n_passes": self.n_passes,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from the state of another instance."""
+        with torch.no_grad():
+            for target, value in zip(self._step.state(), state["step"], strict=True):
+                target.copy_(value)
+        self.z.copy_(state["z"])
+        vars(self._pilot).update(state["pilot"])
+        self._generator.set_state(state["generator"].cpu())
+        self.n_passes = state["n_passes"]
 
     def _visit(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of log p(x, z) after the move and of the probabilities of acceptance."""

@@ -307,6 +307,18 @@ def test_chains_of_monte_carlo_em_draw_from_the_posterior(rows):
         assert_mean((deviations[..., i] * deviations[..., j]).mean(0), covariance[i, j])
 
 
+def test_monte_carlo_em_goes_on_as_if_it_had_not_been_interrupted(rows, tmp_path):
+    whole, _ = monte_carlo_em(rows)
+    expected = [whole.train(2), whole.train(2)]
+    part, _ = monte_carlo_em(rows)
+    assert part.train(2) == expected[0]
+    torch.save(part.state(), tmp_path / "em.state")
+    resumed, _ = monte_carlo_em(rows)
+    resumed.resume(torch.load(tmp_path / "em.state", weights_only=True))
+    assert resumed.train(2) == expected[1]
+    assert resumed.n_passes == 4
+
+
 def test_monte_carlo_em_of_few_rows_of_ones_and_zeros_with_a_prior_on_weights():
     X = (np.random.default_rng(0).random((10, 1)) < 0.3).astype(float)
     reached, sizes = [], []

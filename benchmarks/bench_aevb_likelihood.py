@@ -1,0 +1,434 @@
+"""How does the marginal likelihood grow with AEVB, wake-sleep and Monte Carlo EM?
+
+Figure 3 of Kingma and Welling (2014): the estimated log-likelihood of training and test rows by
+number of training samples evaluated, for 1,000 and for 50,000 rows of MNIST, 3 latent variables and
+100 hidden units; all else as in bench_aevb_bounds.py, but that all rows are binarised once, so that
+the posterior that a chain of Monte Carlo EM draws from stays the same one.
+
+Monte Carlo EM (appendix E) has no encoder: at each visit of a batch the posterior draw of each row
+makes one move of 10 leapfrog steps, with one step size tuned to accept 90 %, and 5 updates of the
+weights follow. A sample is evaluated whenever the gradient of its log p(x, z) is taken: once per
+visit by AEVB and wake-sleep, 16 times by Monte Carlo EM. Processor time is shown beside it.
+
+What the encoder of a method can do is not the question here, so all decoders are judged alike: with
+the decoder held, a fresh encoder is fitted to the rows that are judged (importance-weighted bound,
+10 draws), and serves
+
+- importance sampling (a stochastic lower bound), for the curves and the table;
+- the estimator of appendix D of the paper (``log_likelihood(method="reciprocal")``, a stochastic
+  upper bound), with 50 posterior draws to fit its density and 50 to judge by, as in the paper;
+- and for some rows both are compared with the exact value, by quadrature on a grid of the three
+  latent variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from _aevb import METHODS, RATES, STANDARD_ERRORS, Data, autoencoder, binarised, difference, race
+from _baselines import MonteCarloEM
+from _cells import Cell, Key, run_cells
+from _common import load_images, markdown_table, parse, parser, result_name, write_results
+from _curves import Fit, follow, points
+from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
+from torch.nn import functional
+
+from skvae import VariationalAutoencoder
+from skvae._core._batch import Batch
+from skvae.likelihoods import BernoulliLikelihood
+from skvae.models import LatentVariableModel
+from skvae.objectives import IWAE
+from skvae.solvers import Adagrad
+
+matplotlib.use("Agg")
+
+N_LATENT, N_HIDDEN = 3, 100
+SIZES = (1000, 50_000)
+NAMES = (*METHODS, "Monte Carlo EM")
+COLORS = dict(zip(NAMES, ("tab:blue", "tab:orange", "tab:green"), strict=True))
+N_JUDGED = 1000
+# Chains and moves of the estimator of appendix D: half of their draws fit the density.
+N_CHAINS, N_MOVES = 4, 25
+# Of the grid: from minus to plus this, in three dimensions.
+WIDTH = 5.0
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def unmoved(data: Data, method: str, X: np.ndarray, **parameters: Any) -> VariationalAutoencoder:
+    """An estimator as it is before training."""
+    model = autoencoder(data, N_LATENT, method, 0, **parameters)
+    model.set_params(learning_rate_init=1e-30, max_iter=1)
+    Fit(model, X).train(1)
+    return model
+
+
+class MonteCarloEMFit:
+    """Monte Carlo EM, with the interface of `Fit`."""
+
+    def __init__(self, data: Data, rate: float, device: str) -> None:
+        start = unmoved(data, "AEVB", data.train, device=device)
+        self.model = start.model_.float()
+        where = next(self.model.parameters()).device
+        self._em = MonteCarloEM(
+            self.model,
+            torch.from_numpy(data.train).to(where),
+            Adagrad(),
+            learning_rate=rate,
+            alpha=1.0,
+            generator=torch.Generator(where).manual_seed(0),
+        )
+        self.n_evaluations = self._em.n_evaluations
+        self.acceptance = float("nan")
+
+    def train(self, n_passes: int) -> float:
+        log_joint = self._em.train(n_passes)
+        self.acceptance = self._em.acceptance
+        return log_joint
+
+    def keep(self, path: Path) -> None:
+        torch.save(self._em.state(), path)
+
+    def resume(self, path: Path) -> None:
+        self._em.resume(torch.load(path, weights_only=True))
+
+
+def race_of_em(data: Data, n_samples: int, device: str) -> dict[float, float]:
+    """Mean log p(x, z) of the last pass at each rate, after about so many evaluations."""
+    rows = data.train[:1000]
+    few = data._replace(train=rows)
+    bounds = {}
+    for rate in RATES:
+        fit = MonteCarloEMFit(few, rate, device)
+        value = fit.train(max(1, round(n_samples / fit.n_evaluations / len(rows))))
+        bounds[rate] = value if np.isfinite(value) else -np.inf
+    return bounds
+
+
+# -- judgement -----------------------------------------------------------------------------------
+
+
+class Judge:
+    """Log-likelihood of rows under a decoder, whatever it was trained by."""
+
+    def __init__(self, data: Data, args: argparse.Namespace) -> None:
+        self._rows = np.concatenate([data.seen, data.test])
+        self._n_seen = len(data.seen)
+        self._fit = Fit(unmoved(data, "AEVB", self._rows, device=args.device), self._rows)
+        self._fit.estimator.set_params(
+            objective=IWAE(n_draws=10), solver="adam", learning_rate_init=2e-3, alpha=0.0
+        )
+        self._args = args
+
+    def proposal(self, model: LatentVariableModel, n_passes: int) -> VariationalAutoencoder:
+        """Estimator with this decoder, its encoder fitted to the rows."""
+        estimator = self._fit.estimator
+        for part in ("decoder", "prior_head", "observation_head"):
+            setattr(estimator.model_, part, copy.deepcopy(getattr(model, part)))
+        estimator.model_.requires_grad_(False)
+        estimator.model_.encoder.requires_grad_(True)
+        self._fit.train(n_passes)
+        return estimator
+
+    def curve_point(self, model: LatentVariableModel, *, is_first: bool) -> dict[str, float]:
+        """Mean log-likelihood of training and test rows, by importance sampling."""
+        scale = 4 if is_first else 1
+        estimator = self.proposal(model, scale * self._args.judge_passes)
+        values = self._importance(estimator, self._args.curve_draws)
+        return {
+            "seen": float(values[: self._n_seen].mean()),
+            "test": float(values[self._n_seen :].mean()),
+        }
+
+    def verdict(self, model: LatentVariableModel) -> dict[str, Any]:
+        """All estimates, at the end."""
+        estimator = self.proposal(model, 4 * self._args.judge_passes)
+        importance = self._importance(estimator, self._args.final_draws)
+        found: dict[str, Any] = {}
+        for name, begin in (("seen", 0), ("test", self._n_seen)):
+            here = slice(begin, begin + self._n_seen)
+            some = slice(begin, begin + self._args.reciprocal_rows)
+            few = slice(begin, begin + self._args.exact_rows)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # few effective draws: see the table
+                reciprocal = estimator.log_likelihood(
+                    self._rows[some],
+                    "reciprocal",
+                    n_draws=N_CHAINS,
+                    n_steps=N_MOVES,
+                    random_state=0,
+                )
+            exact = on_grid(estimator.model_, self._rows[few], self._args.grid)
+            n_exact = len(exact)
+            found |= {
+                f"{name}_importance": np.round(importance[here], 4).tolist(),
+                f"{name}_reciprocal": np.round(reciprocal.value, 4).tolist(),
+                f"{name}_exact": np.round(exact, 4).tolist(),
+                f"{name}_importance_error": difference(importance[few], exact),
+                f"{name}_reciprocal_error": difference(reciprocal.value[:n_exact], exact),
+            }
+        return found
+
+    def _importance(self, estimator: VariationalAutoencoder, n_draws: int) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            answer = estimator.log_likelihood(self._rows, n_draws=n_draws, random_state=0)
+        return answer.value
+
+
+@torch.no_grad()
+def on_grid(model: LatentVariableModel, X: np.ndarray, n_nodes: int) -> np.ndarray:
+    """Log-likelihood of rows of ones and zeros by the rule of trapezoids, in nats.
+
+    The error falls faster than any power of the spacing, and is below 1 % of the likelihood while a
+    posterior is not narrower than half of that.
+    """
+    like = next(model.parameters())
+    nodes = torch.linspace(-WIDTH, WIDTH, n_nodes, dtype=like.dtype, device=like.device)
+    x = torch.from_numpy(X).to(like)
+    total = torch.full((len(X),), -torch.inf, dtype=torch.float64, device=like.device)
+    plane = torch.cartesian_prod(nodes, nodes)
+    for first in nodes:
+        z = torch.cat([first.expand(len(plane), 1), plane], 1).unsqueeze(1)
+        prior, observation = model.generative(Batch(x), z)
+        logits = observation.params.logits[:, 0]
+        log_p = logits @ x.T - functional.softplus(logits).sum(1, keepdim=True)
+        log_p = (log_p + prior.log_prob(z)).double()
+        total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
+    spacing = 2.0 * WIDTH / (n_nodes - 1)
+    return (total + N_LATENT * np.log(spacing)).cpu().numpy()
+
+
+def cell(data: Data, method: str, args: argparse.Namespace) -> Cell:
+    """Race of rates, curve and verdict of one method on so many rows."""
+    fit: Fit | MonteCarloEMFit
+    if method in METHODS:
+        model = autoencoder(data, N_LATENT, method, 0, device=args.device)
+        rates = race(model, data.train)
+        rate = max(rates, key=lambda rate: rates[rate])
+        fit = estimator_fit = Fit(model.set_params(learning_rate_init=rate), data.train)
+        n_evaluations = 1
+
+        def trained() -> LatentVariableModel:
+            return estimator_fit.estimator.model_
+    else:
+        rates = race_of_em(data, args.race_samples, args.device)
+        rate = max(rates, key=lambda rate: rates[rate])
+        fit = em = MonteCarloEMFit(data, rate, args.device)
+        n_evaluations = em.n_evaluations
+
+        def trained() -> LatentVariableModel:
+            return em.model
+
+    judge = Judge(data, args)
+    n_passes = max(1, round(args.samples / n_evaluations / len(data.train)))
+    first = [True]
+
+    def judged() -> dict[str, float]:
+        point = judge.curve_point(trained(), is_first=first[0])
+        first[0] = False
+        return point
+
+    name = f"{args.name}-{len(data.train)}-{method}".replace(" ", "_")
+    curve = follow(fit, points(n_passes, args.n_points), judged, args.output / "unfinished" / name)
+    begin = time.process_time()
+    verdict = judge.verdict(trained())
+    return {
+        "rates": {str(rate): value for rate, value in rates.items()},
+        "rate": rate,
+        "acceptance": fit.acceptance if isinstance(fit, MonteCarloEMFit) else None,
+        "samples": [n * len(data.train) * n_evaluations for n in curve["passes"]],
+        "seconds_of_verdict": time.process_time() - begin,
+        **curve,
+        **verdict,
+    }
+
+
+# -- what the cells say --------------------------------------------------------------------------
+
+
+def table(cells: dict[Key, Cell]) -> str:
+    """Log-likelihoods at the end."""
+    rows = []
+    for (n_rows, method), one in cells.items():
+        row = {
+            "rows, method": f"{n_rows:,}, {method}",
+            "rate": f"{one['rate']:g}",
+            "passes": one["passes"][-1],
+            "minutes": f"{one['seconds'][-1] / 60:.1f}",
+        }
+        for name, title in (("seen", "train"), ("test", "test")):
+            for how, short in (("importance", "importance"), ("reciprocal", "appendix D")):
+                row[f"{title}, {short}"] = f"{np.mean(one[f'{name}_{how}']):.2f}"
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def errors(cells: dict[Key, Cell]) -> str:
+    """How far both estimators are from quadrature, on the rows that it was taken of."""
+    rows = []
+    for (n_rows, method), one in cells.items():
+        row = {"estimate minus exact": f"{n_rows:,}, {method}"}
+        for name, title in (("seen", "train"), ("test", "test")):
+            for how, short in (("importance", "importance"), ("reciprocal", "appendix D")):
+                mean, error = one[f"{name}_{how}_error"]
+                row[f"{title}, {short}"] = f"{mean:+.3f} ± {error:.3f}"
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def answers(cells: dict[Key, Cell]) -> list[str]:
+    """The orderings, with paired standard errors over test rows."""
+    lines = []
+    for n_rows in dict.fromkeys(n for n, _ in cells):
+        for other in NAMES[1:]:
+            one = cells[n_rows, NAMES[0]]["test_importance"]
+            apart, error = difference(one, cells[n_rows, other]["test_importance"])
+            word = "not told apart from"
+            if abs(apart) > STANDARD_ERRORS * error:
+                word = "above" if apart > 0 else "below"
+            lines.append(
+                f"{n_rows:,} rows: AEVB ends {word} {other} ({apart:+.2f} ± {error:.2f} nats on "
+                "test rows, paired)."
+            )
+    return lines
+
+
+def of_em(cells: dict[Key, Cell]) -> str:
+    """What Monte Carlo EM got to."""
+    lines = []
+    for (n_rows, method), one in cells.items():
+        if method in METHODS:
+            continue
+        passes = one["passes"][-1]
+        lines.append(
+            f"Monte Carlo EM of {n_rows:,} rows visits each of them {passes} time"
+            f"{'s' if passes > 1 else ''} with as many evaluations, and accepts "
+            f"{one['acceptance']:.0%} of the moves at the end."
+        )
+    return " ".join(lines)
+
+
+def plot(cells: dict[Key, Cell], args: argparse.Namespace) -> None:
+    """Log-likelihood over samples evaluated, and over processor time."""
+    sizes = list(dict.fromkeys(n for n, _ in cells))
+    figure, axes = plt.subplots(
+        2, len(sizes), figsize=(9.5, 7.2), layout="constrained", squeeze=False
+    )
+    for column, n_rows in zip(axes.T, sizes, strict=True):
+        lowest = []
+        for method in NAMES:
+            one = cells[n_rows, method]
+            color = COLORS[method]
+            for axis, over in zip(column, (one["samples"], one["seconds"]), strict=True):
+                axis.plot(over, one["test"], ".-", color=color, label=f"{method}, test")
+                axis.plot(over, one["seen"], ":", color=color, label=f"{method}, train")
+            lowest.append(one["test"][-1])
+        highest = max(max(cells[n_rows, m]["seen"] + cells[n_rows, m]["test"]) for m in NAMES)
+        for axis in column:
+            axis.set_ylim(min(lowest) - 0.6 * (highest - min(lowest)) - 5, highest + 2)
+            axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3)
+        column[0].set_title(f"{n_rows:,} training rows", fontsize=11)
+        column[0].set_xlabel("training samples evaluated")
+        column[1].set_xlabel("seconds of processor time")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("log-likelihood, nats per row")
+    axes[0, 0].legend(fontsize=8, loc="lower right")
+    figure.savefig(args.output / f"{args.name}.png", dpi=110)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument(
+        "--quick", action="store_true", help="1.2 million samples a curve: 15 minutes of a core"
+    )
+    options.add_argument(
+        "--samples", type=float, default=6e7, help="samples evaluated for each curve (6e7)"
+    )
+    args = parse(options)
+    vars(args).update(
+        n_points=16,
+        judge_passes=10,
+        curve_draws=100,
+        final_draws=500,
+        reciprocal_rows=1000,
+        exact_rows=100,
+        grid=101,
+        race_samples=30_000,
+        name=result_name(args, "aevb_likelihood"),
+    )
+    n_judged, n_hidden, sizes = N_JUDGED, N_HIDDEN, SIZES
+    if args.quick:
+        vars(args).update(samples=1.2e6, n_points=8, reciprocal_rows=200, exact_rows=50)
+    if args.smoke:
+        vars(args).update(
+            samples=6000, n_points=3, judge_passes=2, curve_draws=10, final_draws=10,
+            reciprocal_rows=10, exact_rows=5, grid=11, race_samples=500,
+        )  # fmt: skip
+        n_judged, n_hidden, sizes = 40, 16, (100, 300)
+    images = load_images(args)
+    train, test = binarised(images.train, 1), binarised(images.test[:n_judged], 0)
+
+    def one(n_rows: int, method: str) -> Cell:
+        data = Data(
+            images.name, train[:n_rows], train[:n_judged], test, (0, 0), BernoulliLikelihood(),
+            n_hidden,
+        )  # fmt: skip
+        found = cell(data, method, args)
+        print(f"{n_rows:,} {method}: {np.mean(found['test_importance']):.2f}", flush=True)
+        return found
+
+    keys: list[Key] = [(n, method) for n in sizes for method in NAMES]
+    cells = run_cells(args.output / f"{args.name}.cells.jsonl", keys, one, n_jobs=1)
+    plot(cells, args)
+    lines = answers(cells)
+    text = "\n\n".join(
+        [
+            "# Marginal likelihood by AEVB, wake-sleep and Monte Carlo EM",
+            __doc__.strip(),
+            f"Samples evaluated for each curve: {args.samples:,.0f}. Judged: the first "
+            f"{n_judged:,} training and test rows; by appendix D and by quadrature, the first "
+            f"{min(args.reciprocal_rows, n_judged):,} and {args.exact_rows} of each. Seed 0.",
+            f"![Log-likelihood over samples and time]({args.name}.png)",
+            "## Answers",
+            "\n".join(f"- {line}" for line in lines),
+            of_em(cells),
+            "## At the end",
+            table(cells),
+            "The paper's picture ends at 60 million samples; read off it from memory (low "
+            "certainty): with 1,000 rows AEVB at about -110 in training and in the -140s in test, "
+            "with 50,000 AEVB at -128 to -131 and wake-sleep at -135 to -140.",
+            "## Are the estimates right?",
+            errors(cells),
+        ]
+    )
+    arrays = [
+        f"{n}_{how}" for n in ("seen", "test") for how in ("importance", "reciprocal", "exact")
+    ]
+    results = {
+        "samples": args.samples,
+        "answers": lines,
+        "cells": [
+            {"n_rows": n_rows, "method": method}
+            | {k: v for k, v in one.items() if k not in arrays}
+            | {f"{k}_mean": float(np.mean(one[k])) for k in arrays}
+            for (n_rows, method), one in cells.items()
+        ],
+    }
+    write_results(args, "aevb_likelihood", text=text, results=results)
+
+
+if __name__ == "__main__":
+    main()
