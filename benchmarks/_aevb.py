@@ -2,8 +2,8 @@
 
 The paper's settings: one hidden layer of tanh units in encoder and decoder, all weights drawn from
 N(0, 0.01²) (its "N(0, 0.01)", read as a standard deviation, as contemporary code has it), batches
-of 100 rows with one draw each, a standard normal prior on the weights, Adagrad at the rate of 0.01,
-0.02 and 0.1 that has the best training bound after the first iterations.
+of 100 rows with one draw each, a standard normal prior on the weights, Adagrad at a rate of 0.01,
+0.02 or 0.1, of which the training bound decides.
 """
 
 from __future__ import annotations
