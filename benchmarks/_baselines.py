@@ -265,11 +265,11 @@ class MonteCarloEM:
 
     Attributes
     ----------
-    n_passes : int
-        Visits of every row.
+    z : Tensor of shape (1, n_rows, *latent_shape)
+        Where the chains are.
     step_size : Tensor of shape (1,)
     acceptance : float
-        Mean probability of acceptance during the last pass.
+        Mean probability of acceptance during the last call of `train`.
 
     References
     ----------
@@ -292,7 +292,6 @@ class MonteCarloEM:
         generator: torch.Generator,
     ) -> None:
         self.model = model.eval()
-        self.n_passes = 0
         self.acceptance = float("nan")
         self._rows, self._generator = rows, generator
         self._batch_size = min(batch_size, len(rows))
@@ -306,6 +305,7 @@ class MonteCarloEM:
         )
         with torch.no_grad():
             self.z = model.sample_prior(None, noise)
+        self._left = torch.empty(0, dtype=torch.long, device=rows.device)
         self._pilot = StepSizePilot(rows.new_empty(1), acceptance)
         _train_only_what_generates_(model, rows[:1], self.z[:, :1])
         self._step = TrainingStep(
@@ -325,17 +325,19 @@ class MonteCarloEM:
         """Rows whose gradient of log p(x, z) a visit of a row takes."""
         return 1 + self._n_leapfrog + self._n_updates
 
-    def train(self, n_passes: int) -> float:
-        """Visit all rows so many times; mean log p(x, z) of the last pass, in nats per row."""
-        for _ in range(n_passes):
-            total, accepted, n = self.z.new_zeros(()), self.z.new_zeros(()), len(self._rows)
-            order = torch.randperm(n, generator=self._generator, device=self.z.device)
-            for index in order.split(self._batch_size):
-                log_joint, acceptance = self._visit(index)
-                total, accepted = total + log_joint, accepted + acceptance
-            self.n_passes += 1
-            self.acceptance = float(accepted) / n
-        return float(total) / n
+    def train(self, n_batches: int) -> float:
+        """Visit the next batches; mean log p(x, z) of their rows before the updates, in nats."""
+        total, accepted, n_rows = self.z.new_zeros(()), self.z.new_zeros(()), 0
+        for _ in range(n_batches):
+            if not len(self._left):
+                n = len(self._rows)
+                self._left = torch.randperm(n, generator=self._generator, device=self.z.device)
+            index, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
+            log_joint, acceptance = self._visit(index)
+            total, accepted = total + log_joint, accepted + acceptance
+            n_rows += len(index)
+        self.acceptance = float(accepted) / n_rows
+        return float(total) / n_rows
 
     def state(self) -> dict[str, Any]:
         """What another instance, of an equal model and the same rows, needs in order to go on."""
@@ -344,7 +346,7 @@ class MonteCarloEM:
             "z": self.z.clone(),
             "pilot": dict(vars(self._pilot)),
             "generator": self._generator.get_state(),
-            "n_passes": self.n_passes,
+            "left": self._left,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -355,7 +357,7 @@ class MonteCarloEM:
         self.z.copy_(state["z"])
         vars(self._pilot).update(state["pilot"])
         self._generator.set_state(state["generator"].cpu())
-        self.n_passes = state["n_passes"]
+        self._left = state["left"].to(self.z.device)
 
     def _visit(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of log p(x, z) after the move and of the probabilities of acceptance."""

@@ -66,7 +66,8 @@ def follow(
 ) -> dict[str, list[Any]]:
     """Train and judge after so many passes.
 
-    What is unfinished is kept beside `checkpoint`, from where an interrupted run goes on.
+    The trainee is kept beside `checkpoint`, from where an interrupted run goes on; at the end too,
+    until `forget`.
 
     Parameters
     ----------
@@ -107,15 +108,22 @@ def follow(
             curve.setdefault(name, []).append(value)
         curve["passes"].append(point)
         curve["seconds"].append(spent)
-    for file in (kept, *_states(checkpoint)):
-        file.unlink(missing_ok=True)
+    if last < spent:
+        _keep(trainee, checkpoint, (n_done, spent, curve))
     return curve
+
+
+def forget(checkpoint: Path) -> None:
+    """Delete what `follow` has kept."""
+    for file in (checkpoint.with_suffix(".json"), *_states(checkpoint)):
+        file.unlink(missing_ok=True)
 
 
 def _keep(trainee: Trainee, checkpoint: Path, progress: tuple[int, float, dict[str, Any]]) -> None:
     """Write the state, then what belongs to it: an interruption between leaves the earlier pair."""
-    earlier = _states(checkpoint)
-    trainee.keep(_state(checkpoint, progress[0]))
+    current = _state(checkpoint, progress[0])
+    earlier = [file for file in _states(checkpoint) if file != current]
+    trainee.keep(current)
     new = checkpoint.with_suffix(".new")
     new.write_text(json.dumps(progress))
     new.replace(checkpoint.with_suffix(".json"))

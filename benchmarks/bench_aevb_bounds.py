@@ -42,7 +42,7 @@ from _aevb import (
 )
 from _cells import Cell, Key, run_cells
 from _common import markdown_table, parse, parser, result_name, write_results
-from _curves import Fit, follow, points
+from _curves import Fit, follow, forget, points
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -91,8 +91,10 @@ def run(data: Data, n_latent: int, method: str, rate: float, args: argparse.Name
     name = f"{args.name}-{data.name}-{n_latent}-{method}-{100 * rate:.0f}"
     name = name.replace(" ", "_").replace(",", "")
     n_passes = max(1, round(args.samples / len(data.train)))
-    curve = follow(fit, points(n_passes), judge, args.output / "unfinished" / name)
+    checkpoint = args.output / "unfinished" / name
+    curve = follow(fit, points(n_passes), judge, checkpoint)
     model = fit.estimator
+    forget(checkpoint)
     return {
         "rate": rate,
         "n_train": len(data.train),

@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 from _aevb import Data, autoencoder, faces, mnist
 from _common import markdown_table, parse, parser, write_results
-from _curves import Fit, follow
+from _curves import Fit, follow, forget
 from matplotlib import pyplot as plt
 from scipy.special import ndtri
 
@@ -58,6 +58,7 @@ def trained(
     if n_passes > n_first:
         fit.train(n_passes - n_first)
     save(fit.estimator, finished)
+    forget(place)
     return fit.estimator, (time.process_time() - begin) / 60
 
 
