@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,12 +99,6 @@ class EstimatesLogLikelihood(Host):
             the units of X; ``mean``, ``mean_standard_error`` and ``side``. With no latent variable
             (``n_components=0``) exact, with an error of 0.
 
-        Warns
-        -----
-        UserWarning
-            If the effective sample size of some rows is so small (below 5) that their error bars
-            cannot be trusted.
-
         Raises
         ------
         NotFittedError
@@ -112,6 +107,12 @@ class EstimatesLogLikelihood(Host):
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``; if
             `method`, `n_draws`, `n_steps` or `start` is outside its allowed values; if the weights
             are uncertain (`weight_posterior`).
+
+        Warns
+        -----
+        UserWarning
+            If the effective sample size of some rows is so small (below 5) that their error bars
+            cannot be trusted.
 
         See Also
         --------
@@ -177,7 +178,8 @@ class EstimatesLogLikelihood(Host):
 
         def answer(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not self.n_components_:
-                return _exact(model, batch, self._noise(model, model.noise_spec(1), 1, generator))
+                specs = model.noise_spec(1)
+                return _exact(model, batch, self._noise(model, specs, len(batch.x), generator))
             values = torch.stack(estimate(model, batch), 1)
             if batch.mask is not None and model.missingness is None:
                 # Where nothing is observed, nothing has a probability of 1.
@@ -235,7 +237,7 @@ class EstimatesLogLikelihood(Host):
         start : {"posterior", "prior"}, default="posterior"
             Where the path begins: at the encoder's posterior, or at the prior.
         random_state : int, RandomState instance or None, default=None
-            Source of the rows and the draws.
+            Source of the rows and the draws. The rows do not depend on `n_draws` and `n_steps`.
 
         Returns
         -------
@@ -282,30 +284,33 @@ class EstimatesLogLikelihood(Host):
         dtype, model = self._model_for(np.dtype(np.float32))
         on_device = generator_on(next(model.parameters()).device, generator)
         infer = functools.partial(self._refiner(self.refine_steps), model)
-        X = np.empty((n_samples, self.n_features_in_), dtype=dtype)
+        # All rows before all chains: they are the same for any number of steps.
+        drawn_z, drawn_x = [], []
+        for part in self._chunks(model, n_samples, 1):
+            specs = model.prior_noise_spec(1)
+            noise = self._noise(model, specs, part.stop - part.start, generator)
+            drawn_z.append(model.sample_prior(None, noise))
+            observation = model.generative(Batch(drawn_z[-1]), drawn_z[-1]).observation
+            drawn_x.append(observation.sample(on_device)[0])
+        all_z, all_x = torch.cat(drawn_z, 1), torch.cat(drawn_x)
         bounds = np.empty((2, n_samples, 3))
         n_at_once, _ = self._at_once(model, n_draws)
         for part in self._chunks(model, n_samples, n_draws):
-            specs = model.prior_noise_spec(1)
-            z = model.sample_prior(
-                None, self._noise(model, specs, part.stop - part.start, generator)
-            )
-            x = model.generative(Batch(z), z).observation.sample(on_device)[0]
-            X[part] = model.observation_head.unstandardize(x).cpu().numpy()
+            z, batch = all_z[:, part], Batch(all_x[part])
             if not self.n_components_:
-                noise = self._noise(model, model.noise_spec(1), 1, generator)
-                exact = _exact(model, Batch(x), noise).cpu().numpy()
-                exact[:, 2] = n_draws
-                bounds[:, part] = exact
+                noise = self._noise(model, model.noise_spec(1), len(batch.x), generator)
+                bounds[:, part] = _exact(model, batch, noise).cpu().numpy()
+                bounds[:, part, 2] = n_draws
                 continue
             annealed = AnnealedImportanceSampling(
-                model, Batch(x), on_device, sigmoid_schedule(n_steps), start=start, infer=infer
+                model, batch, on_device, sigmoid_schedule(n_steps), start=start, infer=infer
             )
             back = functools.partial(annealed.reverse, z)
             forward = log_mean_weight(_in_parts(annealed.forward, n_draws, n_at_once))
             reverse = log_mean_weight(-w for w in _in_parts(back, n_draws, n_at_once))
             for i, bound in enumerate((forward, reverse.negated())):
                 bounds[i, part] = torch.stack(bound, 1).cpu().numpy()
+        X = model.observation_head.unstandardize(all_x).cpu().numpy().astype(dtype, copy=False)
         lower, upper = (
             _as_log_likelihood(values, side, "annealed")
             for values, side in zip(bounds, ("below", "above"), strict=True)
@@ -324,10 +329,9 @@ class EstimatesLogLikelihood(Host):
 
 def _at_least(value: Any, least: int, name: str) -> int:
     """An integer that is not below `least`."""
-    value = positive_integer(value, name)
-    if value < least:
-        raise ValueError(f"{name} must be an integer >= {least}; got {value}.")
-    return value
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
+    return int(value)
 
 
 def _in_parts(draw: Callable[[int], Tensor], n_draws: int, n_at_once: int) -> Any:

@@ -135,12 +135,13 @@ class AnnealedImportanceSampling:
         self.temperatures = list(temperatures)
         self.n_leapfrog = n_leapfrog
         self.n_rows = len(batch.x)
-        self.batch = model.observe(batch, self._noise(model.noise_spec(1)))
-        q = model.posterior(self.batch) if infer is None else infer(self.batch)
-        self.q: PosteriorDistribution | None = q if start == "posterior" else None
-        pilot = self._draw_start(PILOT_CHAINS)
-        at_end = _positive(q.variance)
-        at_start = at_end if self.q is not None else _positive(_pooled_variance(pilot))
+        with torch.no_grad():
+            self.batch = model.observe(batch, self._noise(model.noise_spec(1)))
+            q = model.posterior(self.batch) if infer is None else infer(self.batch)
+            self.q: PosteriorDistribution | None = q if start == "posterior" else None
+            pilot = self._draw_start(PILOT_CHAINS)
+            at_end = _positive(q.variance)
+            at_start = at_end if self.q is not None else _positive(_pooled_variance(pilot))
         self._precisions = at_start.reciprocal(), at_end.reciprocal()
         self._check_gradients(pilot)
         # Of the move at each of the temperatures between the ends.
@@ -184,7 +185,7 @@ class AnnealedImportanceSampling:
     # -- the path -----------------------------------------------------------------------------
 
     def _gains(self) -> list[float]:
-        """Steps of the inverse temperature; each but the first comes after a move where it begins."""
+        """Steps of the inverse temperature; all but the first follow a move where they begin."""
         pairs = zip(self.temperatures[:-1], self.temperatures[1:], strict=True)
         return [after - before for before, after in pairs]
 
@@ -256,13 +257,20 @@ class AnnealedImportanceSampling:
     def _check_gradients(self, z: Tensor) -> None:
         """Refuse log-densities that do not tell where they rise."""
         with torch.enable_grad():
-            start, end = self._ends(z[:1].detach().requires_grad_())
-        if not end.requires_grad:
+            z = z[:1].detach().requires_grad_()
+            ends = self._ends(z)
+            at_start, at_end = (
+                density.requires_grad
+                and torch.autograd.grad(density.sum(), z, retain_graph=True, allow_unused=True)[0]
+                is not None
+                for density in ends
+            )
+        if not at_end:
             raise ValueError(
                 "method='annealed' follows the gradient of log p(x, z) in z, and there is none: "
                 "the decoder, the likelihood or the prior cuts it off. Use method='importance'."
             )
-        if not start.requires_grad:
+        if not at_start:
             what = "p(z)" if self.q is None else "q(z | x)"
             other = "method='importance'" if self.q is None else "start='prior'"
             raise ValueError(
@@ -288,7 +296,7 @@ class AnnealedImportanceSampling:
             for _ in range(n_moves):
                 point, acceptance = self._trial(point, inner[place], pilot.step_size)
                 pilot.adapt(acceptance)
-            found.append(pilot.step_size.log())
+            found.append(pilot.settled.log())
         return torch.exp(_interpolated(torch.stack(found), places, len(inner)))
 
 

@@ -23,8 +23,9 @@ JITTER = 0.3
 # At which a gradient moves furthest in many dimensions (Beskos et al., 2013, Bernoulli 19).
 TARGET_ACCEPTANCE = 0.65
 # Changes of the log step size, for an acceptance that is off by 1, at the first move of a pilot
-# and where it has settled.
+# and where it has settled; and what a move counts for, there, in their average.
 FIRST_RATE, LAST_RATE = 1.0, 0.15
+LAST_SHARE = 0.05
 
 
 class Point(NamedTuple):
@@ -141,8 +142,8 @@ def hmc_move(
     z, before = point[0], point[1]
     latent_axes = tuple(range(2, z.ndim))
     momentum = torch.empty_like(z).normal_(generator=generator)
-    # As long for all chains of a row: the length is drawn before and regardless of all else.
-    length = torch.empty(z.shape[1], dtype=z.dtype, device=z.device).uniform_(generator=generator)
+    # Drawn regardless of where the chain is, so that the target stays invariant.
+    length = torch.empty_like(before).uniform_(generator=generator)
     step_size = step_size * (1.0 + JITTER * (2.0 * length - 1.0))
     step_size = step_size.reshape(*step_size.shape, *[1] * len(latent_axes))
     end, at_end = leapfrog(evaluate, point, momentum, step_size, scale, n_leapfrog)
@@ -177,10 +178,14 @@ class StepSizePilot:
     Attributes
     ----------
     step_size : Tensor of shape (n_rows,)
+        For the next move of the pilot.
+    settled : Tensor of shape (n_rows,)
+        For moves of other chains: an average of the recent ones, which scatter.
     """
 
     def __init__(self, like: Tensor, target: float = TARGET_ACCEPTANCE) -> None:
         self.step_size = torch.full_like(like, 0.5)
+        self.settled = self.step_size
         self.target = target
         self._n_moves = 0
 
@@ -190,6 +195,8 @@ class StepSizePilot:
         rate = max(FIRST_RATE / self._n_moves**0.5, LAST_RATE)
         grown = self.step_size * torch.exp(rate * (acceptance.mean(0) - self.target))
         self.step_size = grown.clamp(MIN_STEP_SIZE, MAX_STEP_SIZE)
+        share = max(self._n_moves**-0.75, LAST_SHARE)
+        self.settled = self.settled.pow(1.0 - share) * self.step_size.pow(share)
 
 
 def hmc_chains(
@@ -224,4 +231,4 @@ def hmc_chains(
     for _ in range(n_pilot):
         point, acceptance = hmc_move(evaluate, point, pilot.step_size, scale, n_leapfrog, generator)
         pilot.adapt(acceptance)
-    return point, pilot.step_size
+    return point, pilot.settled

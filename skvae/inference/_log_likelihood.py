@@ -15,6 +15,9 @@ Side = Literal["below", "above"]
 
 # Variance of log weights from which on there is nothing more to say; its exponential is finite.
 MAX_SPREAD = 500.0
+# Effective sample size from which on the weights that were met tell more and more of the error by
+# themselves.
+ENOUGH_DRAWS = 50.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,10 +31,10 @@ class LogLikelihood:
     value : ndarray of shape (n_samples,)
         Log-likelihood of each row, in nats, constants included, in the units of X.
     standard_error : ndarray of shape (n_samples,)
-        Error of draws of each value, in nats: by the delta method from the weights, or from the
-        spread of their logarithms as if they were normal, whichever is larger. Where the effective
-        sample size is below about 10, few draws carry all the weight: heavier ones may exist that
-        none has found, and the error can be larger than it says.
+        Error of draws of each value, in nats: by the delta method from the weights, and where few
+        draws carry them, from the spread of their logarithms, if that says more. Where the
+        effective sample size is below about 10, heavier weights may exist that no draw has met, and
+        the error can be larger than it says.
     effective_sample_size : ndarray of shape (n_samples,)
         Number of draws of equal weight that those of each row are worth (Kong, 1992).
     side : {"below", "above"}
@@ -133,12 +136,13 @@ def log_mean_weight(log_weights: Iterable[Tensor]) -> LogMeanWeight:
     log_w = torch.where(torch.isnan(log_w), torch.full_like(log_w, -torch.inf), log_w)
     n_draws = len(log_w)
     total = torch.logsumexp(log_w, 0)
-    # Relative to all of them; of a row without any weight nothing is known.
+    # The square of the error: by the delta method, and where few draws carry the weight, by what is
+    # to be supposed of those that have not been met, if that is more.
     inverse = torch.nan_to_num(torch.exp(torch.logsumexp(2.0 * log_w, 0) - 2.0 * total), torch.inf)
     seen = (inverse - 1.0 / n_draws).clamp(min=0.0) * n_draws / max(n_draws - 1, 1)
-    supposed = torch.expm1(_spread(log_w).clamp(max=MAX_SPREAD)) / n_draws
-    # Where the weights are even both are the square of the standard error.
-    error = torch.maximum(seen.sqrt(), torch.log1p(supposed).sqrt())
+    supposed = torch.log1p(torch.expm1(_spread(log_w).clamp(max=MAX_SPREAD)) / n_draws)
+    share = (ENOUGH_DRAWS * inverse).clamp(max=1.0)
+    error = (seen + share * (supposed - seen).clamp(min=0.0)).sqrt()
     return LogMeanWeight(total - math.log(n_draws), error, 1.0 / inverse)
 
 

@@ -80,9 +80,10 @@ def reciprocal_log_likelihood(
         dtype=like.dtype,
         device=like.device,
     )
-    batch = model.observe(batch, noise)
-    q = model.posterior(batch) if infer is None else infer(batch)
-    variance = q.variance.detach()
+    with torch.no_grad():
+        batch = model.observe(batch, noise)
+        q = model.posterior(batch) if infer is None else infer(batch)
+        z, variance = q.rsample(noise), q.variance
 
     def log_joint(z: Tensor) -> Tensor:
         log_prior, log_likelihood = model.log_joint(batch, z)
@@ -90,7 +91,6 @@ def reciprocal_log_likelihood(
 
     evaluate = differentiated(log_joint)
     scale = variance.sqrt()
-    z = q.rsample(noise)
     point = evaluate(z.expand(n_chains, len(batch.x), *z.shape[2:]))
     point, step_size = hmc_chains(
         evaluate, point, scale, n_pilot=n_burn_in, n_leapfrog=n_leapfrog, generator=generator
