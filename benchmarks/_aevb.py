@@ -90,7 +90,10 @@ def faces(args: argparse.Namespace, *, n_hidden: int) -> Data:
     name, shape, n_train = "Frey faces", FACES_SHAPE, N_FACES_TRAINED
     if X is None:
         images = load_images(argparse.Namespace(data=None, smoke=True))
-        X, name, shape, n_train = images.train[:600], "grey digits", (8, 8), 400
+        # Pixels that never vary would have no noise, and others no likelihood.
+        jitter = np.random.default_rng(1).random((600, 64), dtype=np.float32)
+        X = (16.0 * images.train[:600] + jitter) / 17.0
+        name, shape, n_train = "grey digits", (8, 8), 400
     X = X[np.random.default_rng(0).permutation(len(X))]
     likelihood = SigmoidGaussianLikelihood(noise="predicted")
     train, test = X[:n_train], X[n_train:]
