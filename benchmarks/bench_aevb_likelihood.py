@@ -24,10 +24,7 @@ the decoder held, a fresh encoder is fitted to the rows that are judged (importa
 from __future__ import annotations
 
 import argparse
-import copy
-import warnings
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -47,20 +44,17 @@ from _baselines import MonteCarloEM
 from _cells import Cell, Key, run_cells
 from _common import load_images, markdown_table, parse, parser, result_name, write_results
 from _curves import Fit, follow, forget, points
+from _judge import N_LATENT, Judge, unmoved
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter
-from torch.nn import functional
 
-from skvae import VariationalAutoencoder
-from skvae._core._batch import Batch
 from skvae.likelihoods import BernoulliLikelihood
 from skvae.models import LatentVariableModel
-from skvae.objectives import IWAE
 from skvae.solvers import Adagrad
 
 matplotlib.use("Agg")
 
-N_LATENT, N_HIDDEN = 3, 100
+N_HIDDEN = 100
 ROWS_A_TURN = 1000
 SIZES = (1000, 50_000)
 NAMES = (*METHODS, "Monte Carlo EM")
@@ -68,21 +62,9 @@ COLORS = dict(zip(NAMES, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 N_JUDGED = 1000
 # Rates of each model that go to the end.
 N_FINALISTS = 2
-# Chains and moves of the estimator of appendix D: half of their draws fit the density.
-N_CHAINS, N_MOVES = 4, 25
-# Of the grid: from minus to plus this, in three dimensions.
-WIDTH = 5.0
 
 
 # -- training ------------------------------------------------------------------------------------
-
-
-def unmoved(data: Data, method: str, X: np.ndarray, **parameters: Any) -> VariationalAutoencoder:
-    """An estimator as it is before training."""
-    model = autoencoder(data, N_LATENT, method, 0, **parameters)
-    model.set_params(learning_rate_init=1e-30, max_iter=1)
-    Fit(model, X).train(1)
-    return model
 
 
 class MonteCarloEMFit:
@@ -129,100 +111,6 @@ def race_of_em(data: Data, n_samples: int, device: str) -> tuple[dict[float, flo
             value = fit.train(1)
         bounds[rate] = value if np.isfinite(value) else -np.inf
     return bounds, fit.n_evaluations
-
-
-# -- judgement -----------------------------------------------------------------------------------
-
-
-class Judge:
-    """Log-likelihood of rows under a decoder, whatever it was trained by."""
-
-    def __init__(self, data: Data, args: argparse.Namespace) -> None:
-        self._rows = np.concatenate([data.seen, data.test])
-        self._n_seen = len(data.seen)
-        self._fit = Fit(unmoved(data, "AEVB", self._rows, device=args.device), self._rows)
-        self._fit.estimator.set_params(
-            objective=IWAE(n_draws=10), solver="adam", learning_rate_init=2e-3, alpha=0.0
-        )
-        self._args = args
-
-    def proposal(self, model: LatentVariableModel, n_passes: int) -> VariationalAutoencoder:
-        """Estimator with this decoder, its encoder fitted to the rows."""
-        estimator = self._fit.estimator
-        for part in ("decoder", "prior_head", "observation_head"):
-            setattr(estimator.model_, part, copy.deepcopy(getattr(model, part)))
-        estimator.model_.requires_grad_(False)
-        estimator.model_.encoder.requires_grad_(True)
-        self._fit.train(n_passes)
-        return estimator
-
-    def curve_point(self, model: LatentVariableModel, *, is_first: bool) -> dict[str, float]:
-        """Mean log-likelihood of training and test rows, by importance sampling."""
-        scale = 4 if is_first else 1
-        estimator = self.proposal(model, scale * self._args.judge_passes)
-        values = self._importance(estimator, self._args.curve_draws)
-        return {
-            "seen": float(values[: self._n_seen].mean()),
-            "test": float(values[self._n_seen :].mean()),
-        }
-
-    def verdict(self, model: LatentVariableModel) -> dict[str, Any]:
-        """All estimates, at the end."""
-        estimator = self.proposal(model, 6 * self._args.judge_passes)
-        importance = self._importance(estimator, self._args.final_draws)
-        found: dict[str, Any] = {}
-        for name, begin in (("seen", 0), ("test", self._n_seen)):
-            here = slice(begin, begin + self._n_seen)
-            some = slice(begin, begin + self._args.reciprocal_rows)
-            few = slice(begin, begin + self._args.exact_rows)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # few effective draws: see the table
-                reciprocal = estimator.log_likelihood(
-                    self._rows[some],
-                    "reciprocal",
-                    n_draws=N_CHAINS,
-                    n_steps=N_MOVES,
-                    random_state=0,
-                )
-            exact = on_grid(estimator.model_, self._rows[few], self._args.grid)
-            n_exact = len(exact)
-            found |= {
-                f"{name}_importance": np.round(importance[here], 4).tolist(),
-                f"{name}_reciprocal": np.round(reciprocal.value, 4).tolist(),
-                f"{name}_exact": np.round(exact, 4).tolist(),
-                f"{name}_importance_error": difference(importance[few], exact),
-                f"{name}_reciprocal_error": difference(reciprocal.value[:n_exact], exact),
-            }
-        return found
-
-    def _importance(self, estimator: VariationalAutoencoder, n_draws: int) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            answer = estimator.log_likelihood(self._rows, n_draws=n_draws, random_state=0)
-        return answer.value
-
-
-@torch.no_grad()
-def on_grid(model: LatentVariableModel, X: np.ndarray, n_nodes: int) -> np.ndarray:
-    """Log-likelihood of rows of ones and zeros by the rule of trapezoids, in nats.
-
-    The error falls faster than any power of the spacing, and is below 1 % of the likelihood while a
-    posterior is not narrower than half of that.
-    """
-    like = next(model.parameters())
-    nodes = torch.linspace(-WIDTH, WIDTH, n_nodes, dtype=like.dtype, device=like.device)
-    x = torch.from_numpy(X).to(like)
-    total = torch.full((len(X),), -torch.inf, dtype=torch.float64, device=like.device)
-    plane = torch.cartesian_prod(nodes, nodes)
-    for first in nodes:
-        z = torch.cat([first.expand(len(plane), 1), plane], 1).unsqueeze(1)
-        prior, observation = model.generative(Batch(x), z)
-        logits = observation.params.logits[:, 0]
-        log_p = logits @ x.T - functional.softplus(logits).sum(1, keepdim=True)
-        log_p = (log_p + prior.log_prob(z)).double()
-        total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
-    spacing = 2.0 * WIDTH / (n_nodes - 1)
-    return (total + N_LATENT * np.log(spacing)).cpu().numpy()
 
 
 def contestant(data: Data, method: str, rate: float, device: str) -> Fit | MonteCarloEMFit:
