@@ -358,8 +358,8 @@ def main() -> None:
             panels(cells, sizes, is_paper=not args.smoke),
             "The rates are those of AEVB and of wake-sleep. The figures of the paper are read off "
             "its picture from memory, where the curves end, ± 4 nats on MNIST and ± 150 on the "
-            "faces; its axes go from 10^5 to 10^8 samples, from -150 to -100 nats on MNIST and from "
-            "0 to 1,600 on the faces [seen].",
+            "faces. Its axes go from 10^5 to 10^8 samples, from -150 to -100 nats on MNIST and "
+            "from 0 to 1,600 on the faces [seen].",
             "## Do superfluous latent variables overfit?",
             "\n".join(line for _, line in verdicts),
             highest_points(cells, small.name, small_sizes),
