@@ -34,7 +34,7 @@ from skvae.networks import MLP
 matplotlib.use("Agg")
 
 RATE = 2e-3
-N_ON_A_SIDE = 20
+N_ON_A_SIDE = 15
 SAMPLED_SIZES, N_SAMPLED = (2, 5, 10, 20), 10
 
 
@@ -48,8 +48,9 @@ def trained(
     name = f"aevb_pictures-{data.name}-{n_latent}-{n_passes}".replace(" ", "_")
     place = args.output / "unfinished" / name
     finished = place.with_suffix(".skvae")
+    taken = finished.with_suffix(".minutes")
     if finished.exists():
-        return load(finished).set_params(device=args.device), float("nan")
+        return load(finished).set_params(device=args.device), float(taken.read_text())
     network = MLP(hidden_layer_sizes=(data.n_hidden,), activation="tanh", linear_path=False)
     model = autoencoder(
         data,
@@ -69,9 +70,11 @@ def trained(
     fit.estimator.set_params(learning_rate_init=0.1 * RATE)
     if n_passes > n_first:
         fit.train(n_passes - n_first)
+    minutes = (time.process_time() - begin) / 60
+    taken.write_text(str(minutes))
     save(fit.estimator, finished)
     forget(place)
-    return fit.estimator, (time.process_time() - begin) / 60
+    return fit.estimator, minutes
 
 
 def mosaic(images: np.ndarray, shape: tuple[int, int], n_columns: int) -> np.ndarray:
@@ -119,6 +122,7 @@ def manifolds(models: Sequence[tuple[Data, VariationalAutoencoder]], path: Any) 
 def samples(models: Sequence[tuple[Data, VariationalAutoencoder]], path: Any) -> None:
     """Figure 5: samples of models of one data set."""
     figure, axes = plt.subplots(1, len(models), figsize=(15.5, 4.2), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.05)
     for axis, (data, model) in zip(np.atleast_1d(axes), models, strict=True):
         k = model.n_components_
         z = np.random.default_rng(0).standard_normal((N_SAMPLED**2, k))
@@ -153,7 +157,7 @@ def main() -> None:
         row = {
             "model": f"{data.name}, {k} latent variables",
             "passes": model.n_iter_,
-            "minutes": "" if np.isnan(minutes) else f"{minutes:.1f}",
+            "minutes": f"{minutes:.1f}",
             "test bound": f"{model.lower_bound(data.test).mean():.1f}",
         }
         rows.append(row)
