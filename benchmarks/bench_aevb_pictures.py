@@ -115,7 +115,7 @@ def manifolds(models: Sequence[tuple[Data, VariationalAutoencoder]], path: Any) 
         images = model.inverse_transform(equally_probable(n)).clip(0.0, 1.0)
         is_binary = "MNIST" in data.name or "digits" in data.name
         show(axis, mosaic(images, data.shape, n), data.name, inverted=is_binary)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
@@ -128,7 +128,7 @@ def samples(models: Sequence[tuple[Data, VariationalAutoencoder]], path: Any) ->
         z = np.random.default_rng(0).standard_normal((N_SAMPLED**2, k))
         picture = mosaic(model.inverse_transform(z), data.shape, N_SAMPLED)
         show(axis, picture, f"{k} latent variables", inverted=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
