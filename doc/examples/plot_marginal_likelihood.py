@@ -14,7 +14,7 @@ exact value.
 # Two detectors count what a source of radiation sends out, and its place in the plane is not known
 # (:ref:`sphx_glr_auto_examples_plot_posteriors.py` tells more of it). The decoder is physics and
 # not learned. Both detectors stand on the same side, so that the posterior of the place leans and
-# is bent; an encoder with independent coordinates and two epochs of training is a poor match.
+# is bent; an encoder with independent coordinates and little training is a poor match.
 
 import warnings
 
@@ -94,7 +94,8 @@ print(f"exact {exact.mean():.3f}, bound {vae.lower_bound(X).mean():.3f} nats")
 # %%
 # The picture
 # -----------
-# Against the number of evaluations of the decoder for each row. Bars are two standard errors of the
+# Against the number of evaluations of the decoder for each row (of annealed chains on their path,
+# without what finds their step sizes). Bars are two standard errors of the
 # mean over the rows; where draws are few they are too short, since what is missing is the weight
 # that no draw has met. The bracket closes on the exact value from both sides.
 
@@ -127,5 +128,5 @@ axis.set_yscale("symlog", linthresh=0.1)
 axis.set(
     xlabel="evaluations of the decoder for each row", ylabel="mean minus the exact mean (nats)"
 )
-axis.legend(loc="lower right")
+axis.legend(loc="upper left")
 plt.show()

@@ -137,7 +137,7 @@ class EstimatesLogLikelihood(Host):
         >>> from sklearn.datasets import load_iris
         >>> from skvae import VariationalAutoencoder
         >>> X = load_iris().data
-        >>> model = VariationalAutoencoder(random_state=0).fit(X)
+        >>> model = VariationalAutoencoder(hidden_layer_sizes=(), random_state=0).fit(X)
         >>> bool(abs(model.log_likelihood(X, random_state=0).mean - model.score(X)) < 0.05)
         True
         """
@@ -269,8 +269,9 @@ class EstimatesLogLikelihood(Host):
         --------
         >>> from sklearn.datasets import load_iris
         >>> from skvae import VariationalAutoencoder
-        >>> model = VariationalAutoencoder(random_state=0).fit(load_iris().data)
-        >>> X, lower, upper = model.bracket_log_likelihood(20, random_state=0)
+        >>> X = load_iris().data
+        >>> model = VariationalAutoencoder(hidden_layer_sizes=(), random_state=0).fit(X)
+        >>> rows, lower, upper = model.bracket_log_likelihood(20, random_state=0)
         >>> bool(abs(upper.mean - lower.mean) < 0.1)
         True
         """

@@ -53,7 +53,7 @@ class LogLikelihood:
     >>> from sklearn.datasets import load_iris
     >>> from skvae import VariationalAutoencoder
     >>> X = load_iris().data
-    >>> model = VariationalAutoencoder(random_state=0).fit(X)
+    >>> model = VariationalAutoencoder(hidden_layer_sizes=(), random_state=0).fit(X)
     >>> answer = model.log_likelihood(X, n_draws=100, random_state=0)
     >>> answer.value.shape, answer.side
     ((150,), 'below')
@@ -89,9 +89,9 @@ class LogLikelihood:
         lines = [f"LogLikelihood of {rows}: method={self.method!r}, side={self.side!r}"]
         if n_rows:
             error, ess = self.standard_error, self.effective_sample_size
-            digits = _digits(self.mean_standard_error)
+            form = f".{_digits(self.mean_standard_error)}f" if abs(self.mean) < 1e9 else ".6g"
             lines += [
-                f"  mean {self.mean:.{digits}f} ± {self.mean_standard_error:.{digits}f} nats",
+                f"  mean {self.mean:{form}} ± {self.mean_standard_error:{form}} nats",
                 f"  error of a row: median {np.median(error):.2g}, largest {np.max(error):.2g}",
                 f"  effective draws: median {np.median(ess):.3g}, smallest {np.min(ess):.3g}",
             ]

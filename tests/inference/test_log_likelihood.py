@@ -148,3 +148,5 @@ def test_result_is_frozen_and_short_to_look_at():
     for value, shown in ((0.0, "1 row:"), (np.inf, "inf")):
         one = LogLikelihood(np.zeros(1), np.full(1, value), np.ones(1), "below", "importance")
         assert shown in repr(one)
+    far = LogLikelihood(np.full(1, -1e200), np.ones(1), np.ones(1), "below", "importance")
+    assert max(map(len, repr(far).splitlines())) < 80
