@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from _aevb import Data, autoencoder, difference
 from _curves import Fit
+from torch import Tensor
 from torch.nn import functional
 
 from skvae import VariationalAutoencoder
@@ -23,6 +24,10 @@ N_LATENT = 3
 N_CHAINS, N_MOVES = 4, 25
 # Of the grid: from minus to plus this, in three dimensions.
 WIDTH = 5.0
+# Cells of the grid that are divided for each row, and by how much along each axis.
+N_REFINED, N_PARTS = 64, 5
+# Share of the posterior that they have to hold for it.
+MASS_REFINED = 0.99
 
 
 def unmoved(data: Data, method: str, X: np.ndarray, **parameters: Any) -> VariationalAutoencoder:
@@ -103,22 +108,46 @@ class Judge:
 
 @torch.no_grad()
 def on_grid(model: LatentVariableModel, X: np.ndarray, n_nodes: int) -> np.ndarray:
-    """Log-likelihood of rows of ones and zeros by the rule of trapezoids, in nats.
+    """Log-likelihood of rows of ones and zeros by quadrature over three latent variables, in nats.
 
-    The error falls faster than any power of the spacing, and is below 1 % of the likelihood while a
-    posterior is not narrower than half of that.
+    The cells of a regular grid, of which the `N_REFINED` heaviest of a row are divided where they
+    hold nearly all of its posterior: the rule of midpoints errs by less than 1 % while standard
+    deviations of the posterior are above half of a cell, or of its part.
     """
     like = next(model.parameters())
     nodes = torch.linspace(-WIDTH, WIDTH, n_nodes, dtype=like.dtype, device=like.device)
     x = torch.from_numpy(X).to(like)
-    total = torch.full((len(X),), -torch.inf, dtype=torch.float64, device=like.device)
-    plane = torch.cartesian_prod(nodes, nodes)
-    for first in nodes:
-        z = torch.cat([first.expand(len(plane), 1), plane], 1).unsqueeze(1)
-        prior, observation = model.generative(Batch(x), z)
+
+    def log_joint(z: Tensor, rows: Tensor) -> Tensor:
+        """log p(x, z) of points (n_points, 3) and rows, (n_points, n_rows)."""
+        prior, observation = model.generative(Batch(rows), z.unsqueeze(1))
         logits = observation.params.logits[:, 0]
-        log_p = logits @ x.T - functional.softplus(logits).sum(1, keepdim=True)
-        log_p = (log_p + prior.log_prob(z)).double()
+        log_p = logits @ rows.T - functional.softplus(logits).sum(1, keepdim=True)
+        return (log_p + prior.log_prob(z.unsqueeze(1))).double()
+
+    plane = torch.cartesian_prod(nodes, nodes)
+    total = torch.full((len(X),), -torch.inf, dtype=torch.float64, device=like.device)
+    heaviest = total.new_empty(0, len(X))
+    centres = like.new_empty(0, len(X), N_LATENT)
+    for first in nodes:
+        z = torch.cat([first.expand(len(plane), 1), plane], 1)
+        log_p = log_joint(z, x)
         total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
+        heaviest = torch.cat([heaviest, log_p])
+        centres = torch.cat([centres, z.unsqueeze(1).expand(-1, len(X), -1)])
+        heaviest, kept = heaviest.topk(min(N_REFINED, len(heaviest)), dim=0)
+        centres = centres.take_along_dim(kept.unsqueeze(-1), 0)
     spacing = 2.0 * WIDTH / (n_nodes - 1)
+    parts = (torch.arange(N_PARTS, dtype=like.dtype, device=like.device) + 0.5) / N_PARTS - 0.5
+    offsets = spacing * torch.cartesian_prod(parts, parts, parts)
+    # Where a posterior covers many cells the coarse sum is exact to many digits.
+    held = torch.exp(torch.logsumexp(heaviest, 0) - total)
+    for i in torch.nonzero(held > MASS_REFINED)[:, 0].tolist():
+        z = (centres[:, i].unsqueeze(1) + offsets).flatten(0, 1)
+        fine = torch.logsumexp(log_joint(z, x[i : i + 1])[:, 0], 0) - np.log(len(offsets))
+        coarse = torch.logsumexp(heaviest[:, i], 0)
+        # What the heaviest cells hold is replaced by what their parts do.
+        largest = torch.maximum(total[i], fine)
+        others = torch.exp(total[i] - largest) - torch.exp(coarse - largest)
+        total[i] = largest + torch.log(others.clamp(min=0.0) + torch.exp(fine - largest))
     return (total + N_LATENT * np.log(spacing)).cpu().numpy()
