@@ -15,7 +15,7 @@ log-likelihood). One departure: the biases of the outputs start at the frequenci
 the pixels.
 
 Few passes over 60,000 rows can hardly overfit, so superfluous latent variables have a further panel
-where they can: 1,000 rows of MNIST, seen as many times as it takes.
+where they can: 1,000 rows of MNIST, for as many samples.
 
 Test rows are binarised once. Bounds have one draw for each row and are computed by lines that are
 not skvae's (_bounds.py). Differences of final bounds are paired by rows; their standard errors are
@@ -219,11 +219,13 @@ def superfluous(cells: dict[Key, Cell], name: str, sizes: tuple[int, ...]) -> tu
 
 
 def highest_points(cells: dict[Key, Cell], name: str, sizes: tuple[int, ...]) -> str:
-    """Table of the panel where models can overfit."""
-    rows = []
+    """Table of the panel where models can overfit, and whether test curves have begun to fall."""
+    rows, falling = [], []
     for size in sizes:
         one = cells[name, size, "AEVB"]
         peak = int(np.argmax(one["test_bound"]))
+        if peak < len(one["test_bound"]) - 1:
+            falling.append(size)
         rows.append(
             {
                 name: f"Nz={size}",
@@ -235,7 +237,8 @@ def highest_points(cells: dict[Key, Cell], name: str, sizes: tuple[int, ...]) ->
                 "active": one["n_active"],
             }
         )
-    return markdown_table(rows)
+    which = f"those of Nz={falling} have" if falling else "none has"
+    return f"{markdown_table(rows)}\n\nOf these test curves {which} begun to fall."
 
 
 def plot(
@@ -278,13 +281,16 @@ def plot(
     last.set_ylim(bottom=min(cells[name, size, "AEVB"]["test_bound"][-1] for size in some) - 40)
     last.set_title(f"{name}, AEVB", fontsize=10)
     last.legend(fontsize=7)
-    axes[0, 0].legend(fontsize=7, loc="lower right")
+    axes[0, 0].legend(fontsize=7, loc="upper left")
     for axis in axes.ravel():
         if not axis.lines:
             axis.set_axis_off()
             continue
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator())
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(
+            LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0))
+        )
         axis.xaxis.set_major_formatter(FuncFormatter(_samples))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
