@@ -22,8 +22,9 @@ from skvae.objectives import IWAE
 N_LATENT = 3
 # Chains and moves of the estimator of appendix D: half of their draws fit the density.
 N_CHAINS, N_MOVES = 4, 25
-# Of the grid: from minus to plus this, in three dimensions.
-WIDTH = 5.0
+# Of the grid: from minus to plus this, in three dimensions. Decoders that have seen little have
+# posteriors far from the prior: of Monte Carlo EM after one visit, a fifth is beyond 6.
+WIDTH = 7.0
 # Cells of the grid that are divided for each row, and by how much along each axis.
 N_REFINED, N_PARTS = 64, 5
 # Share of the posterior that they have to hold for it.

@@ -293,7 +293,7 @@ def main() -> None:
         final_draws=500,
         reciprocal_rows=1000,
         exact_rows=100,
-        grid=101,
+        grid=141,
         race_samples=30_000,
         name=result_name(args, "aevb_likelihood"),
     )
