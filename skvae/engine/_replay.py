@@ -72,7 +72,8 @@ class ReplayedSteps:
 
 def runner_for(step: TrainingStep, n_steps: int) -> Callable[[Sequence[StepInputs]], None]:
     """What takes the steps of a run of at most `n_steps` steps."""
-    if step.clock.step.device.type == "cuda" and n_steps >= FEWEST_STEPS:
+    is_replayable = step.clock.step.device.type == "cuda" and step.bound.is_replayable
+    if is_replayable and n_steps >= FEWEST_STEPS:
         return ReplayedSteps(step).run
     return step.run
 

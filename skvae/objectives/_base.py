@@ -42,11 +42,15 @@ class Bound(ABC):
     draws_per_value : int
         Draws that one value of the bound is made of; with more, a multiple, it is the mean of
         several values.
+    is_replayable : bool
+        Whether steps may be recorded and replayed on a GPU: not if the bound draws random numbers
+        of its own, or brings values to the host.
     """
 
     n_draws: int
     n_warmup_steps: int = 0
     draws_per_value: int = 1
+    is_replayable: bool = True
 
     @abstractmethod
     def __call__(
