@@ -207,6 +207,7 @@ def rows():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.slow
 @BOTH
 def test_linear_model_comes_near_the_exact_maximum(objective, rows):
     best = VariationalAutoencoder(2, hidden_layer_sizes=(), random_state=0).fit(rows).score(rows)
