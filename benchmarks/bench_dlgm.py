@@ -31,6 +31,7 @@ table holds what is finished.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ from _baselines import WakeSleep
 from _common import (
     Images,
     load_images,
-    load_labels,
+    load_test_labels,
     markdown_table,
     parse,
     parser,
@@ -51,6 +52,7 @@ from _common import (
 from _schedule import binarized_once, judge, paired, short_schedule, some_rows, train
 from scipy.special import logsumexp
 
+import skvae
 from skvae import DeepLatentGaussianModel, VariationalAutoencoder
 from skvae.likelihoods import BernoulliLikelihood
 from skvae.networks import MLP
@@ -58,11 +60,15 @@ from skvae.posteriors import LowRankPrecisionPosterior
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patheffects import withStroke
 
 # Differences count if they exceed this many standard errors.
 STANDARD_ERRORS = 2.0
-# Grid of latent values on which the true posterior is computed, and a finer one around its mass.
-EXTENT, GRID_POINTS = 5.0, 201
+# Grid of latent values on which true posteriors are computed, for so many rows, and a finer one
+# around the mass of those that are drawn.
+EXTENT, GRID_POINTS, POINTS_AT_ONCE = 5.0, 401, 20_000
+PANEL_POINTS = 121
+SHAPE_ROWS = 200
 N_DIGITS = 6
 DRAWS_FOR_MOMENTS = 20_000
 
@@ -132,16 +138,19 @@ CELLS = [
 # -- tables --------------------------------------------------------------------------------------
 
 
-def run_cell(
-    cell: Cell, images: Images, args: argparse.Namespace
-) -> tuple[Any, dict[str, Any]]:
-    """Train and judge one cell; the model, and what is kept of it."""
+def checkpoint(cell: Cell, images: Images, args: argparse.Namespace) -> Path:
+    """Where the model of a cell is saved."""
     name = f"{images.name}, {args.epochs} epochs, {cell.part}, {cell.name}"
+    return args.output / "dlgm_checkpoints" / f"{name}.skvae"
+
+
+def run_cell(cell: Cell, images: Images, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge one cell."""
     model, minutes = train(
         lambda: cell.make(args),
         binarized_once(images.train, 1),
         short_schedule(args.epochs, args.rate),
-        args.output / "dlgm_checkpoints" / f"{name}.skvae",
+        checkpoint(cell, images, args),
         device=args.device,
     )
     test = binarized_once(images.test, 0)
@@ -149,6 +158,7 @@ def run_cell(
     return {
         "part": cell.part,
         "name": cell.name,
+        "paper": cell.paper,
         "data": images.name,
         "epochs": model.n_iter_,
         "minutes": minutes,
@@ -157,3 +167,284 @@ def run_cell(
         "draws": args.draws,
         **judgement._asdict() | {"scores": np.round(judgement.scores, 4).tolist()},
     }
+
+
+def table(part: str, cells: list[dict[str, Any]]) -> str:
+    """One part, beside the paper's figures."""
+    rows = []
+    for result in cells:
+        scores = np.array(result["scores"])
+        error = scores.std(ddof=1) / np.sqrt(len(scores))
+        rows.append(
+            {
+                f"{result['data']}, {part}": result["name"],
+                "epochs": result["epochs"],
+                "minutes": f"{result['minutes']:.1f}",
+                f"test NLL, {len(scores):,} rows": f"{-scores.mean():.2f} ± {error:.2f}",
+                "all test rows": f"{result['nll']:.2f} ± {result['error']:.2f}",
+                "test bound": f"{result['bound']:.2f}",
+                "training bound": f"{result['training_bound']:.2f}",
+                "active": result["active"],
+                "paper, table 1": result["paper"],
+            }
+        )
+    return markdown_table(rows)
+
+
+def comparisons(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each model of a part against the one before it, which the paper puts below it."""
+    found = []
+    for worse, better in itertools.pairwise(cells):
+        gain, error = paired(better["scores"], worse["scores"])
+        verdict = "undecided"
+        if abs(gain) > STANDARD_ERRORS * error:
+            verdict = "holds" if gain > 0 else "does NOT hold"
+        found.append(
+            {
+                "part": better["part"],
+                "better": better["name"],
+                "worse": worse["name"],
+                "gain": gain,
+                "error": error,
+                "verdict": verdict,
+            }
+        )
+    return found
+
+
+def conclusion(found: list[dict[str, Any]]) -> str:
+    """The order of the models in words."""
+    lines = [
+        f"- {pair['part']}: {pair['better']} above {pair['worse']}: {pair['verdict']} "
+        f"({pair['gain']:+.2f} ± {pair['error']:.2f} nats)."
+        for pair in found
+    ]
+    return "\n".join(["**The paper's order:**", "", *lines])
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+
+class Shapes(NamedTuple):
+    """True posteriors of rows under one model, and what the recognition model says of them.
+
+    Attributes
+    ----------
+    mean, covariance : ndarray of shape (n_rows, 2) and (n_rows, 2, 2)
+        Of q(z | x), a normal distribution.
+    divergence : ndarray of shape (n_rows,)
+        KL(q(z | x) || p(z | x)) in nats: how far the evidence lower bound is below log p(x), which
+        is found by quadrature on the grid.
+    windows : list of (center, half width)
+        Where in the plane to look.
+    """
+
+    model: Any
+    mean: np.ndarray
+    covariance: np.ndarray
+    divergence: np.ndarray
+    windows: list[tuple[np.ndarray, float]]
+
+
+def log_joint(model: Any, X: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """log p(x, z) of rows of zeros and ones at points z (n_points, 2), (n_rows, n_points)."""
+    parts = []
+    for some in np.array_split(z.astype(np.float32), max(1, len(z) // POINTS_AT_ONCE)):
+        p = np.clip(model.inverse_transform(some).astype(np.float64), 1e-12, 1.0 - 1e-7)
+        log_likelihood = X @ np.log(p / (1.0 - p)).T + np.log1p(-p).sum(axis=1)
+        log_prior = -0.5 * np.square(some.astype(np.float64)).sum(axis=1) - np.log(2.0 * np.pi)
+        parts.append(log_likelihood + log_prior)
+    return np.concatenate(parts, axis=1)
+
+
+def square(center: np.ndarray, half: float, n_points: int) -> tuple[np.ndarray, float]:
+    """Points (n_points², 2) of a square grid, and the area of one of its cells."""
+    axis = np.linspace(-half, half, n_points)
+    z = np.stack(np.meshgrid(axis + center[0], axis + center[1]), axis=-1).reshape(-1, 2)
+    return z, float((axis[1] - axis[0]) ** 2)
+
+
+def shapes(model: Any, X: np.ndarray) -> Shapes:
+    """Posteriors of rows, the true ones by quadrature on the grid."""
+    z, area = square(np.zeros(2), EXTENT, GRID_POINTS)
+    log_p = log_joint(model, X, z)
+    log_evidence = logsumexp(log_p, axis=1) + np.log(area)
+    draws = model.sample_posterior(X, DRAWS_FOR_MOMENTS, random_state=0).astype(np.float64)
+    mean, _ = model.posterior_moments(X)
+    apart = draws - draws.mean(axis=0)
+    covariance = np.einsum("nri,nrj->rij", apart, apart) / len(draws)
+    bound = model.set_params(n_score_draws=1000).lower_bound(X)
+    # The smallest square around most of the mass of either posterior.
+    windows = []
+    for row, (center, cov) in enumerate(zip(mean, covariance, strict=True)):
+        inside = z[log_p[row] >= highest_density(log_p[row], 0.99)]
+        reach = 3.0 * np.sqrt(cov.diagonal())
+        points = np.concatenate([inside, [center - reach, center + reach]])
+        low, high = points.min(axis=0), points.max(axis=0)
+        windows.append((0.5 * (low + high), 0.55 * float((high - low).max())))
+    return Shapes(model, mean, covariance, log_evidence - bound, windows)
+
+
+def highest_density(log_p: np.ndarray, share: float) -> float:
+    """Log-density above which lies this share of a mass that is given on a grid."""
+    order = np.sort(log_p)[::-1]
+    mass = np.cumsum(np.exp(order - order[0]))
+    return float(order[np.searchsorted(mass, share * mass[-1])])
+
+
+def plot_shapes(rows: dict[str, Shapes], X: np.ndarray, chosen: np.ndarray, path: Path) -> None:
+    """True posteriors (shaded) and the recognition model's (ellipses) of some digits."""
+    side = round(X.shape[1] ** 0.5)
+    height = len(rows) + 1
+    figure, axes = plt.subplots(
+        height, len(chosen), figsize=(1.8 * len(chosen), 1.9 * height), layout="constrained"
+    )
+    for column, row in enumerate(chosen):
+        axes[0, column].imshow(X[row].reshape(side, side), cmap="Greys")
+        axes[0, column].set_axis_off()
+        for line, (name, shape) in enumerate(rows.items(), start=1):
+            draw_posterior(axes[line, column], shape, X, row)
+            if column == 0:
+                axes[line, column].set_ylabel(name, fontsize=10)
+    figure.suptitle(
+        "Two latent variables: the true posterior (shaded: 50, 90 and 99 % of its mass)\n"
+        "and the recognition model's (red: 50 and 90 %), and the divergence between them",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_posterior(axis: Any, shape: Shapes, X: np.ndarray, row: int) -> None:
+    """One panel: a row's posteriors."""
+    center, half = shape.windows[row]
+    z, _ = square(center, half, PANEL_POINTS)
+    log_p = log_joint(shape.model, X[row : row + 1], z)[0]
+    x, y = (z[:, i].reshape(PANEL_POINTS, PANEL_POINTS) for i in (0, 1))
+    levels = [highest_density(log_p, share) for share in (0.99, 0.9, 0.5)]
+    density = log_p.reshape(PANEL_POINTS, PANEL_POINTS)
+    axis.contourf(x, y, density, levels=[*levels, np.inf], cmap="Blues", vmin=levels[0] - 4)
+    turn = np.linspace(0.0, 2.0 * np.pi, 200)
+    root = np.linalg.cholesky(shape.covariance[row])
+    for share, style in ((0.5, "-"), (0.9, "--")):
+        # Radius that holds this share of a standard normal distribution in the plane.
+        radius = np.sqrt(-2.0 * np.log1p(-share))
+        ellipse = shape.mean[row] + radius * np.stack([np.cos(turn), np.sin(turn)], 1) @ root.T
+        axis.plot(*ellipse.T, color="tab:red", linestyle=style, linewidth=1.2)
+    axis.set_xlim(center[0] - half, center[0] + half)
+    axis.set_ylim(center[1] - half, center[1] + half)
+    axis.set_aspect("equal")
+    axis.locator_params(nbins=3)
+    axis.tick_params(labelsize=7)
+    axis.set_title(f"{shape.divergence[row]:.2f} nats", fontsize=8, pad=2)
+
+
+def plot_embedding(models: dict[str, Any], X: np.ndarray, labels: Any, path: Path) -> None:
+    """Posterior means of test digits in the plane, by class."""
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(5.2 * len(models), 4.8), layout="constrained", squeeze=False
+    )
+    for axis, (name, model) in zip(axes[0], models.items(), strict=True):
+        z = model.transform(X)
+        for digit in np.unique(labels):
+            mine = labels == digit
+            color = plt.get_cmap("tab10")(int(digit))
+            axis.scatter(*z[mine].T, s=3, color=color, alpha=0.5, linewidths=0, rasterized=True)
+            text = axis.text(*np.median(z[mine], axis=0), str(digit), fontsize=13, weight="bold")
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        axis.set_title(f"{name} posterior", fontsize=10)
+        axis.set_aspect("equal")
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("first latent variable")
+    axes[0, 0].set_ylabel("second latent variable")
+    figure.suptitle("Posterior means of test digits, trained without their classes", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_pictures(
+    models: dict[str, Any], images: Images, args: argparse.Namespace
+) -> tuple[str, dict[str, Any]]:
+    """Figures of the models in the plane, and what is to be said of their posteriors."""
+    test = binarized_once(images.test, 0)
+    some = test[some_rows(len(test), SHAPE_ROWS)]
+    found = {name: shapes(model, some) for name, model in models.items()}
+    first = next(iter(found.values()))
+    order = np.argsort(first.divergence)
+    chosen = order[(np.linspace(0.05, 0.95, N_DIGITS) * (len(order) - 1)).astype(int)]
+    plot_shapes(found, some, chosen, args.output / "dlgm_posteriors.png")
+    labels = load_test_labels(args)
+    if labels is not None:
+        plot_embedding(models, test, labels, args.output / "dlgm_embedding.png")
+    rows = []
+    for name, shape in found.items():
+        correlation = shape.covariance[:, 0, 1] / np.sqrt(
+            shape.covariance[:, 0, 0] * shape.covariance[:, 1, 1]
+        )
+        error = shape.divergence.std(ddof=1) / np.sqrt(len(some))
+        rows.append(
+            {
+                f"{PLANE}, {len(some)} test rows": name,
+                "KL(q, true posterior), nats": f"{shape.divergence.mean():.2f} ± {error:.2f}",
+                "its median": f"{np.median(shape.divergence):.2f}",
+                "mean absolute correlation in q": f"{np.abs(correlation).mean():.2f}",
+            }
+        )
+    return markdown_table(rows), {"posteriors": rows}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--quick", action="store_true", help="the short form, which is default")
+    options.add_argument("--full", action="store_true", help="2,000 epochs; hours on a GPU")
+    options.add_argument("--epochs", type=int, help="epochs (100; 2000 with --full)")
+    options.add_argument("--rate", type=float, default=1e-3, help="learning rate (0.001)")
+    options.add_argument("--batch-size", type=int, default=100, help="rows of a step (100)")
+    options.add_argument("--draws", type=int, default=5000, help="draws of z for each test row")
+    options.add_argument("--test-rows", type=int, help="rows to score (2000; all with --full)")
+    options.add_argument("--precision", default="medium", help="of training (medium)")
+    options.add_argument("--only", nargs="*", help="cells of these names; none: tables only")
+    args = parse(options)
+    args.epochs = args.epochs or (2000 if args.full else 100)
+    args.test_rows = args.test_rows or (10_000 if args.full else 2000)
+    if args.smoke:
+        args.epochs, args.draws, args.test_rows = 2, 20, 50
+    images = load_images(args)
+    path = args.output / "dlgm.cells.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {(c["data"], c["epochs"], c["part"], c["name"]): c for c in map(json.loads, lines)}
+    for cell in CELLS:
+        key = (images.name, args.epochs, cell.part, cell.name)
+        if key in done or (args.only is not None and f"{cell.part}: {cell.name}" not in args.only):
+            continue
+        done[key] = run_cell(cell, images, args)
+        with path.open("a") as file:
+            file.write(json.dumps(done[key]) + "\n")
+
+    parts, results = [], []
+    for part in dict.fromkeys(cell.part for cell in CELLS):
+        cells = [
+            done[key]
+            for cell in CELLS
+            if cell.part == part and (key := (images.name, args.epochs, part, cell.name)) in done
+        ]
+        if cells:
+            found = comparisons(cells)
+            parts += [table(part, cells), conclusion(found)]
+            kept = [{k: v for k, v in cell.items() if k != "scores"} for cell in cells]
+            results.append({"part": part, "cells": kept, "comparisons": found})
+    models = {
+        cell.name: skvae.load(saved)
+        for cell in CELLS
+        if cell.part == PLANE and (saved := checkpoint(cell, images, args)).exists()
+    }
+    more: dict[str, Any] = {}
+    if models:
+        text, more = draw_pictures(models, images, args)
+        parts.append(text)
+    text = "\n\n".join(["# Deep latent Gaussian models", __doc__.strip(), *parts])
+    write_results(args, "dlgm", text=text, results={"parts": results, **more})
+
+
+if __name__ == "__main__":
+    main()

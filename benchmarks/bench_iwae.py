@@ -131,9 +131,7 @@ def active_units(model: Any, cell: Cell, X: np.ndarray) -> str:
 # -- cells ---------------------------------------------------------------------------------------
 
 
-def run_cell(
-    cell: Cell, how: Protocol, images: Images, args: argparse.Namespace
-) -> dict[str, Any]:
+def run_cell(cell: Cell, how: Protocol, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Train and judge one cell."""
     name = f"{images.name}, {how.title}, {cell.name}"
     checkpoint = args.output / "iwae_checkpoints" / f"{name}.skvae"
