@@ -1,11 +1,12 @@
 """skvae: the variational autoencoder for scikit-learn users."""
 
 from skvae._version import __version__
-from skvae.estimators import VariationalAutoencoder, VariationalImputer
+from skvae.estimators import DeepLatentGaussianModel, VariationalAutoencoder, VariationalImputer
 from skvae.inference import PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
 __all__ = [
+    "DeepLatentGaussianModel",
     "PooledEstimates",
     "VariationalAutoencoder",
     "VariationalImputer",

@@ -14,8 +14,14 @@ from skvae._core._batch import Batch, NoiseSpec, draw_noise
 from skvae._core._component import resolve
 from skvae._core._summary import ColumnSummary
 from skvae.likelihoods import GaussianLikelihood, Likelihood
-from skvae.models import Autoencoder, LatentVariableModel, build_autoencoder
+from skvae.models import (
+    Autoencoder,
+    LatentVariableModel,
+    build_autoencoder,
+    build_deep_gaussian,
+)
 from skvae.networks import MLP
+from skvae.networks._gaussian_layers import GaussianLayers
 from skvae.posteriors import DiagonalPosterior
 from skvae.priors import StandardNormalPrior
 from tests.registry import case_of
@@ -63,6 +69,29 @@ def build_model(
         posterior=DiagonalPosterior() if posterior is None else posterior,
         encoder=MLP(hidden_layer_sizes=()) if encoder is None else encoder,
         decoder=MLP(hidden_layer_sizes=()) if decoder is None else decoder,
+        dtype=dtype,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def build_layered(
+    X: np.ndarray,
+    layers: GaussianLayers,
+    *,
+    likelihood: Any = None,
+    posterior: Any = None,
+    encoder: Any = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Autoencoder:
+    """Deep latent Gaussian model with random weights for the rows of X."""
+    likelihood = GaussianLikelihood() if likelihood is None else likelihood
+    return build_deep_gaussian(
+        layers=layers,
+        summary=likelihood.summarize(X)._replace(has_missing=bool(np.isnan(X).any())),
+        likelihood=likelihood,
+        posterior=DiagonalPosterior() if posterior is None else posterior,
+        encoder=MLP(hidden_layer_sizes=(5,)) if encoder is None else encoder,
         dtype=dtype,
         generator=torch.Generator().manual_seed(seed),
     )

@@ -37,6 +37,7 @@ from skvae.likelihoods import (
 from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
 from skvae.networks._base import Network
+from skvae.networks._gaussian_layers import GaussianLayers
 from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import (
     DiagonalPosterior,
@@ -251,6 +252,23 @@ def for_columns(network: Network, n_columns: int) -> Network:
     width = max(d for d in range(1, n_columns + 1) if n_columns % d == 0 and d * d <= n_columns)
     return clone(network).set_params(image_shape=(n_columns // width, width))
 
+
+# Of four latent variables each.
+LAYERS = [
+    GaussianLayers(layer_sizes=(1, 3), hidden_layer_sizes=(5,)),
+    GaussianLayers(layer_sizes=4, hidden_layer_sizes=((6, 5),), activation="tanh"),
+    GaussianLayers(layer_sizes=(1, 1, 2), hidden_layer_sizes=((), (4,), (5, 4)), noise="predicted"),
+    GaussianLayers(layer_sizes=(2, 2), hidden_layer_sizes=()),
+    GaussianLayers(layer_sizes=(1, 1, 2), hidden_layer_sizes=(5,), recognition="bottom_up"),
+    GaussianLayers(
+        layer_sizes=(2, 2),
+        hidden_layer_sizes=((4,), (5,)),
+        noise="predicted",
+        recognition="bottom_up",
+        input_dropout=0.2,
+        latent_noise=0.1,
+    ),
+]
 
 OBJECTIVES = [
     SGVB(),

@@ -10,6 +10,7 @@ ENTRIES = {
     "prior": registry.PRIORS,
     "posterior": registry.POSTERIORS,
     "network": registry.NETWORKS,
+    "layers": registry.LAYERS,
     "objective": registry.OBJECTIVES,
     "solver": registry.SOLVERS,
 }

@@ -104,6 +104,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> LatentVariableModel:
         """Model in float32 with freshly drawn weights."""
 
+    def _n_latent(self, rows: np.ndarray) -> int:
+        """Number of latent variables for these rows."""
+        n_components = self.n_components
+        return int(min(rows.shape) if n_components is None else n_components)
+
+    def _has_other_size(self) -> list[str]:
+        """Parameters by which the fitted model has another number of latent variables."""
+        is_same = self.n_components in (None, self.n_components_)
+        return [] if is_same else ["n_components"]
+
     def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
         """Model for fitted attributes read from a file, its weights still to be loaded."""
         summary = ColumnSummary.blank(int(fitted["n_features_in_"]))
@@ -286,9 +296,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         self, components: dict[str, Component], rows: np.ndarray, has_missing: bool
     ) -> Setup:
         """A model for rows seen for the first time."""
-        n_components = self.n_components
-        if n_components is None:
-            n_components = min(rows.shape)
+        n_latent = self._n_latent(rows)
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
         summary = components["likelihood_"].summarize(rows)
         summary = summary._replace(has_missing=has_missing)
@@ -296,7 +304,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         self._warn_of_unobserved(summary)
         device = resolve_device(self.device)
         model, *others = (
-            self._build_model(components, int(n_components), summary, generator).to(device)
+            self._build_model(components, n_latent, summary, generator).to(device)
             for generator in (_restart_generator(seed, i) for i in range(self.n_init))
         )
         for one in (model, *others):
@@ -308,7 +316,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
-        changed = [] if self.n_components in (None, self.n_components_) else ["n_components"]
+        changed = self._has_other_size()
         if (self.missingness is None) != (self.model_.missingness is None):
             changed.append("missingness")
         # What the fitted likelihood was settled from is compared, not what became of it.
@@ -512,7 +520,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         n_directions = head.n_location_outputs - head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
-        n_factors = min(setup.model.latent_shape[0], n_identified)
+        n_factors = min(setup.model.n_linear, n_identified)
         moments = residual_moments(rows, head, n_factors, seed=setup.seed, guess=guess)
         if moments is None:
             return [], None

@@ -271,6 +271,8 @@ class ObservationHead(nn.Module, ABC):
         digits left for a location of 1e8 and a scale of 1.
     hand_derived : bool
         Whether ``derived`` is offered.
+    is_binary : bool
+        Whether all columns, in the units of the head, hold zeros and ones.
     n_noise_directions : int
         By how many the factors of the linear start stay below the columns, so that the noise is
         identified: 1, or 0 where the noise is given.
@@ -284,6 +286,7 @@ class ObservationHead(nn.Module, ABC):
     placeholder: float | Tensor = 0.0
     float64_buffers: tuple[str, ...] = ()
     hand_derived: bool = False
+    is_binary: bool = False
     n_noise_directions: int = 1
 
     def __init__(self) -> None:

@@ -122,6 +122,7 @@ class BernoulliHead(FirstOrderHead):
     """Bernoulli probability of zeros and ones."""
 
     hand_derived = True
+    is_binary = True
 
     def __init__(
         self, summary: ColumnSummary, *, threshold: float | None, dynamic: bool, dtype: torch.dtype

@@ -79,7 +79,8 @@ class Autoencoder(LatentVariableModel):
         if self.missing.path is not None:
             code = code + self.missing.path(1.0 - batch.mask)
         normals = self.prior_head.as_normals()
-        if normals is not None and self.missingness is None:
+        all_in_code = self.posterior_head.n_location_outputs == self.latent_shape[0]
+        if normals is not None and self.missingness is None and all_in_code:
             # Of a row of which nothing is observed the posterior is the prior.
             mean, log_scale = normals
             nothing = self.posterior_head.outputs_at(log_scale).to(code)
@@ -117,9 +118,9 @@ class Autoencoder(LatentVariableModel):
         factor = batch.mixing
         if factor is None:
             if batch.mask is None or self.training or not self.missing.root.shape[1]:
-                return self.posterior_head
+                return self.posterior_of
             factor = self.missing.mixing(batch.mask)
-        return lambda code: self.posterior_head(code).correlated(factor)
+        return lambda code: self.posterior_of(code).correlated(factor)
 
     def generative_weights(self) -> list[str]:
         names = self.decoder.named_parameters(prefix="decoder")
@@ -138,7 +139,16 @@ class Autoencoder(LatentVariableModel):
 
     def encode(self, features: Tensor) -> PosteriorDistribution:
         """q(z | x) from what the encoder reads of rows, (n_rows, n_features)."""
-        return self.posterior_head(self.encoder(features))
+        return self.posterior_of(self.encoder(features))
+
+    @property
+    def n_linear(self) -> int:
+        """Latent variables, the last ones, that a linear model's factors may stand for."""
+        n_inputs = self.decoder.n_linear_inputs
+        return self.latent_shape[0] if n_inputs is None else n_inputs
+
+    def stand_linear_(self) -> None:
+        """Silence what else there is when the networks are made a linear model."""
 
     def prior(self) -> PriorDistribution:
         """p(z)."""
@@ -190,8 +200,12 @@ def build_autoencoder(
     self_masking: bool = False,
     dtype: torch.dtype,
     generator: torch.Generator,
+    kind: Callable[..., Autoencoder] = Autoencoder,
 ) -> Autoencoder:
-    """Autoencoder with freshly drawn weights that starts at the marginals of the columns."""
+    """Autoencoder with freshly drawn weights that starts at the marginals of the columns.
+
+    `kind` wires the parts.
+    """
     observation_head = likelihood.build(summary, dtype)
     posterior_head = posterior.build(n_latent, dtype=dtype, generator=generator)
     prior_head = prior.build(
@@ -233,7 +247,7 @@ def build_autoencoder(
         learns=summary.has_missing,
         dtype=dtype,
     )
-    return Autoencoder(
+    return kind(
         n_latent=n_latent,
         encoder=encoder_head,
         posterior_head=posterior_head,
@@ -282,7 +296,7 @@ def start_linear_(
     moments : SecondMoments
         Of ``observation_head.residuals``.
     n_factors : int
-        At most the number of latent variables.
+        At most ``model.n_linear``.
     judge : callable
         Mean bound of a model, by which one of several linear models is chosen.
     generator : torch.Generator
@@ -299,7 +313,7 @@ def start_linear_(
         were, and the linear model only says what is read in place of missing entries.
     """
     head = model.observation_head
-    (n_latent,) = model.latent_shape
+    n_places = model.posterior_head.n_location_outputs
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     nothing = LinearStart(
         np.zeros((head.n_location_outputs, 0)),
@@ -310,7 +324,7 @@ def start_linear_(
     unused = (
         UNUSED_SCALE
         / np.sqrt(head.n_features)
-        * torch.randn(head.n_features, n_latent, dtype=torch.float64, generator=generator)
+        * torch.randn(head.n_features, n_places, dtype=torch.float64, generator=generator)
     )
     if not _may_be_linear(model):
         # Missing entries are filled in linearly all the same.
@@ -354,17 +368,23 @@ def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
     """Make `model` a linear model; `unused` are encoder weights of what has no factor."""
     head = model.observation_head
     (n_latent,) = model.latent_shape
+    n_places = model.posterior_head.n_location_outputs
     n_factors = start.loadings.shape[1]
+    # Of the last latent variables the first ones stand for the factors.
+    factors, places = (
+        slice(n - model.n_linear, n - model.n_linear + n_factors) for n in (n_latent, n_places)
+    )
     information = np.square(start.loadings).T @ start.precision
     decoder = torch.zeros(n_latent, head.n_location_outputs, dtype=torch.float64)
-    decoder[:n_factors] = torch.from_numpy(start.loadings.T)
+    decoder[factors] = torch.from_numpy(start.loadings.T)
     encoder = unused.clone()
     gain = start.gain[:, None] * start.loadings / (1.0 + information)
-    encoder[:, :n_factors] = torch.from_numpy(gain)
+    encoder[:, places] = torch.from_numpy(gain)
     log_scale = torch.zeros(n_latent, dtype=torch.float64)
-    log_scale[:n_factors] = torch.from_numpy(-0.5 * np.log1p(information))
+    log_scale[factors] = torch.from_numpy(-0.5 * np.log1p(information))
     _take_over_(model, start)
-    model.missing.be_sure_by_(start)
+    model.missing.be_sure_by_(start, factors.start)
+    model.stand_linear_()
     outputs = head.initial_outputs()
     if start.outputs is not None:
         outputs = torch.from_numpy(start.outputs)

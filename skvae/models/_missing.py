@@ -71,11 +71,11 @@ class MissingEntries(nn.Module):
             self.precision.copy_(torch.from_numpy(start.precision))
             self.gain.copy_(torch.from_numpy(start.gain))
 
-    def be_sure_by_(self, start: LinearStart) -> None:
-        """Take the factors of this linear model for the latent variables."""
+    def be_sure_by_(self, start: LinearStart, first: int = 0) -> None:
+        """Take the factors of this linear model for the latent variables from `first` on."""
         if self.root.shape[1]:
             root = torch.from_numpy(start.loadings * start.precision[:, None] ** 0.5)
-            self.root.zero_()[:, : root.shape[1]] = root
+            self.root.zero_()[:, first : first + root.shape[1]] = root
 
     def of_features(self, mask: Tensor) -> Tensor:
         """Mask (..., n_features) of the features, from that of the columns."""

@@ -46,6 +46,8 @@ class NetworkHead(nn.Module, ABC):
         Whether ``start_linear_`` and ``silence_linear_path_`` are offered.
     is_linear : bool
         Whether its outputs can be nothing but linear in its inputs.
+    n_linear_inputs : int or None
+        How many inputs, the last ones, the linear path reads; None if all.
     hand_derived : bool
         Whether ``derived`` is offered.
     noise_widths : dict of str to int
@@ -55,6 +57,7 @@ class NetworkHead(nn.Module, ABC):
 
     has_linear_path: bool = False
     is_linear: bool = False
+    n_linear_inputs: int | None = None
     hand_derived: bool = False
 
     @property

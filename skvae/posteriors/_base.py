@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,15 @@ from skvae._core._component import Component
 
 
 class Posterior(Component, ABC, kind="posterior"):
-    """Component that names the family of q(z | x)."""
+    """Component that names the family of q(z | x).
+
+    Attributes
+    ----------
+    is_mean_field : bool
+        Whether all latent variables are independent, so that heads side by side are one head.
+    """
+
+    is_mean_field: ClassVar[bool] = False
 
     @abstractmethod
     def build(

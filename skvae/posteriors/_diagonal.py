@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import MixedNoise, NoiseSpec
+from skvae._core._bounds import MAX_LOG_SCALE, MIN_LOG_SCALE, bounded_log_scale
 from skvae._core._normal import (
     LOG_2PI,
     normal_log_prob,
@@ -20,7 +21,6 @@ from skvae.posteriors._base import (
     PosteriorDistribution,
     PosteriorHead,
 )
-from skvae.posteriors._bounds import MAX_LOG_SCALE, MIN_LOG_SCALE, bounded_log_scale
 from skvae.posteriors._full import FullGaussian
 
 
@@ -38,6 +38,8 @@ class DiagonalPosterior(Posterior, shorthand="diagonal"):
     >>> VariationalAutoencoder(posterior=DiagonalPosterior())
     VariationalAutoencoder(posterior=DiagonalPosterior())
     """
+
+    is_mean_field = True
 
     def build(
         self, n_latent: int, *, dtype: torch.dtype, generator: torch.Generator

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import NoiseSpec
+from skvae._core._bounds import bounded_log_scale, bounded_norm
 from skvae._core._normal import LOG_2PI, standard_normal_log_prob
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
-from skvae.posteriors._bounds import bounded_log_scale, bounded_norm
 
 
 class FullCovariancePosterior(Posterior, shorthand="full"):

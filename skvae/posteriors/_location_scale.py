@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from skvae._core._batch import NoiseSpec
+from skvae._core._bounds import bounded_log_scale
 from skvae._core._sklearn import StrOptions
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
-from skvae.posteriors._bounds import bounded_log_scale
 
 EULER = 0.5772156649015329
 
@@ -59,6 +59,8 @@ class LocationScalePosterior(Posterior, shorthand="location_scale"):
 
     def __init__(self, *, family: str = "laplace") -> None:
         self.family = family
+
+    is_mean_field = True
 
     def build(
         self, n_latent: int, *, dtype: torch.dtype, generator: torch.Generator

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import NoiseSpec
+from skvae._core._bounds import bounded_log_scale, bounded_norm
 from skvae._core._normal import LOG_2PI, standard_normal_log_prob
 from skvae._core._sklearn import Interval
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
-from skvae.posteriors._bounds import bounded_log_scale, bounded_norm
 
 # Length of each direction where the encoder says 0. At no length at all the gradient in the
 # directions is zero, and they would never be found; with this one the covariance is within 1e-7

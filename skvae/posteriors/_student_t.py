@@ -64,6 +64,8 @@ class StudentTPosterior(Posterior, shorthand="student_t"):
     def __init__(self, *, df: float = 5.0) -> None:
         self.df = df
 
+    is_mean_field = True
+
     def build(
         self, n_latent: int, *, dtype: torch.dtype, generator: torch.Generator
     ) -> LocationScaleHead:

@@ -23,7 +23,7 @@ from skvae.solvers import SGD, Adam
 from skvae.solvers._base import LearningRate
 from tests import registry
 from tests.engine.toy import CPU, inputs_of
-from tests.helpers import build_model, noise_for
+from tests.helpers import build_layered, build_model, noise_for
 from tests.registry import LIKELIHOODS, SOLVERS, component_of, each, for_columns, label
 
 N_MODELS, N_ROWS, N_COLUMNS, N_LATENT = 3, 12, 4, 2
@@ -82,7 +82,13 @@ def name_of(combination):
 
 
 def setting(
-    *, likelihood=LIKELIHOODS[0], network=HIDDEN, objective=None, mask=False, **ingredients
+    *,
+    likelihood=LIKELIHOODS[0],
+    network=HIDDEN,
+    objective=None,
+    mask=False,
+    layers=None,
+    **ingredients,
 ):
     """Models, a bound, and for each model a batch and noise."""
     rng = np.random.default_rng(0)
@@ -98,15 +104,14 @@ def setting(
             # Something of each row is observed: others are not trained on.
             observed = (torch.rand(X.shape, generator=generator) < 0.7).to(torch.float64)
             observed[:, 0] = 1.0
-        model = build_model(
-            X if observed is None else np.where(observed > 0, X, np.nan),
-            n_latent=N_LATENT,
-            likelihood=likelihood.component,
-            encoder=network,
-            decoder=network,
-            seed=seed,
-            **ingredients,
-        )
+        X_given = X if observed is None else np.where(observed > 0, X, np.nan)
+        common = {"likelihood": likelihood.component, "encoder": network, "seed": seed}
+        if layers is None:
+            model = build_model(
+                X_given, n_latent=N_LATENT, decoder=network, **common, **ingredients
+            )
+        else:
+            model = build_layered(X_given, layers, **common, **ingredients)
         with torch.no_grad():
             own = model.missing
             begin_at_zero = (own.loadings, own.root)
@@ -162,6 +167,25 @@ def test_gradient_and_bound_are_those_of_autograd(combination, mask):
     clock = Clock.start(CPU)
     clock.step.fill_(3.0)  # in the midst of a warm-up
     assert_same(*both(models, bound, batches, noise, clock))
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["complete", "with holes"])
+@pytest.mark.parametrize("layers", each(registry.LAYERS))
+def test_layers_of_latent_variables(layers, mask):
+    setup = setting(layers=layers, objective=SGVB(n_draws=2), mask=mask)
+    takes_autograd = layers.recognition == "bottom_up" or layers.latent_noise
+    assert setup[1].is_hand_derived(setup[0][0]) == (not takes_autograd)
+    assert_same(*both(*setup))
+
+
+def test_noise_of_a_layer_at_the_bounds_of_its_scale():
+    layers = registry.LAYERS[0]
+    models, *others = setting(layers=layers)
+    for model in models:
+        with torch.no_grad():
+            model.decoder.factors[0].weight.diagonal().copy_(torch.tensor([-20.0, 9.0, 0.5]))
+    # Where the loadings are as large as that, so are the gradients.
+    assert_same(*both(models, *others), tolerance=1e-8)
 
 
 @pytest.mark.parametrize("kl", ["analytic", "monte_carlo"])

@@ -27,7 +27,7 @@ from skvae.solvers import Adam
 from skvae.solvers._adam import AdamRule
 from skvae.solvers._base import LearningRate
 from tests import registry
-from tests.helpers import build_model
+from tests.helpers import build_layered, build_model
 from tests.registry import case_of, component_of, for_columns, label, make_rows
 
 META = torch.device("meta")
@@ -42,6 +42,7 @@ REGISTERED = {
     "objective": registry.OBJECTIVES,
     "solver": registry.SOLVERS,
 }
+LAYERS = [{"layers": entry} for entry in registry.LAYERS]
 ONE_AT_A_TIME = [{kind: entry} for kind, entries in REGISTERED.items() for entry in entries]
 PAIRS = registry.combinations(REGISTERED)
 
@@ -56,6 +57,7 @@ def model_and_step(device, *, automatic, dtype=torch.float32, missing=False, **e
     objective = entries.pop("objective", SGVB())
     solver = entries.pop("solver", Adam(clip_norm=1.0))
     hidden = MLP(hidden_layer_sizes=(4,))
+    layers = entries.pop("layers", None)
     ingredients = {"encoder": hidden, "decoder": hidden, "likelihood": case.component} | entries
     X = make_rows(case, N_ROWS)
     if missing:
@@ -65,7 +67,11 @@ def model_and_step(device, *, automatic, dtype=torch.float32, missing=False, **e
     n_pixels = X.shape[1] if head.n_outputs % X.shape[1] == 0 else head.n_outputs
     for side, width in {"encoder": head.n_features, "decoder": n_pixels}.items():
         ingredients[side] = for_columns(ingredients[side], width)
-    model = build_model(X, dtype=dtype, **ingredients).to(device)
+    if layers is None:
+        model = build_model(X, dtype=dtype, **ingredients).to(device)
+    else:
+        del ingredients["decoder"]
+        model = build_layered(X, layers, dtype=dtype, **ingredients).to(device)
     rate = LearningRate(1e-3, 10, 10, torch.device(device))
     bound = objective.build(100)
     step = TrainingStep([model], bound, solver, rate, prior_precision=[0.1])
@@ -104,6 +110,8 @@ def settings():
         (False, False, PAIRS),
         (True, False, ONE_AT_A_TIME),
         (False, True, ONE_AT_A_TIME),
+        (False, False, LAYERS),
+        (False, True, LAYERS),
     ):
         for combination in combinations:
             name = name_of(combination) + " automatic" * automatic + " with holes" * missing

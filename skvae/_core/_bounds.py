@@ -1,4 +1,4 @@
-"""How far a posterior may go: bounds that guard the arithmetic and bind nowhere else."""
+"""How wide or narrow a normal may be: bounds that guard the arithmetic and bind nowhere else."""
 
 from __future__ import annotations
 

@@ -1,0 +1,171 @@
+"""Layers of latent variables recognised one after the other, from the rows upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from skvae._core._batch import NoiseSpec, evenly_spread_normals
+from skvae._core._bounds import bounded_log_scale
+from skvae._core._normal import normal_log_prob, standard_normal_log_prob
+from skvae.posteriors._base import PosteriorDistribution, PosteriorHead
+
+# Pairs of opposite points by which mean and variance are taken.
+N_PAIRS = 32
+
+
+class Layers(Protocol):
+    """The way down: what layers are made of, both ways; layers are listed from the top."""
+
+    def layers(self, noises: Tensor) -> list[Tensor]:
+        """Layers from the noises of all of them."""
+
+    def noises(self, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Noises from layers, and the log-determinant of the derivatives of layers in noises."""
+
+
+class BottomUpHead(PosteriorHead):
+    """The layer next to the rows is placed by the encoder, each above by the one below it.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Of the layers, from the top.
+    upwards : sequence of Module
+        Maps from a layer to means and log standard deviations of the one above it; the first is
+        that out of the layer next to the rows.
+    dtype : torch.dtype
+    """
+
+    points: Tensor
+
+    def __init__(
+        self, sizes: Sequence[int], upwards: Sequence[nn.Module], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.n_latent = sum(sizes)
+        self.n_location_outputs = sizes[-1]
+        self.n_outputs = 2 * sizes[-1]
+        self.sizes = list(sizes)
+        self.upwards = nn.ModuleList(upwards)
+        half = evenly_spread_normals(NoiseSpec((N_PAIRS, self.n_latent)), seed=0)
+        if half is None:
+            generator = torch.Generator().manual_seed(0)
+            half = torch.randn(N_PAIRS, self.n_latent, generator=generator, dtype=torch.float64)
+        half = half.view(N_PAIRS, 1, self.n_latent)
+        half = half / half.square().mean(0).sqrt()
+        points = torch.cat([half, -half]).to(dtype)
+        self.register_buffer("points", points, persistent=False)
+
+    def forward(self, outputs: Tensor, way_down: Layers) -> BottomUp:  # type: ignore[override]
+        mean, log_scale = outputs.chunk(2, dim=-1)
+        return BottomUp(mean, bounded_log_scale(log_scale), self, way_down)
+
+    def outputs_at(self, log_scale: Tensor) -> Tensor:
+        own = log_scale[len(log_scale) - self.n_location_outputs :]
+        return torch.cat([torch.zeros_like(own), own])
+
+    def change_of_outputs(self, change: Tensor) -> Tensor:
+        return super().change_of_outputs(change[..., -self.n_location_outputs :])
+
+    def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
+        return {"z": NoiseSpec((n_draws, self.n_latent))}
+
+
+class BottomUp(PosteriorDistribution):
+    """q(h_L | x) q(h_{L-1} | h_L) ... of layers, as a distribution of their noises.
+
+    Parameters
+    ----------
+    location, log_scale : Tensor of shape (n_rows, n_latent of the layer next to the rows)
+    head : BottomUpHead
+    way_down : Layers
+        Which layers belong to which noises. Its parameters are not those of q: draws of the layers
+        do not depend on them, and ``detach`` leaves them.
+    held : bool, default=False
+        Whether the parameters of the way up are held constant.
+    """
+
+    moments_are_exact = False
+
+    def __init__(
+        self,
+        location: Tensor,
+        log_scale: Tensor,
+        head: BottomUpHead,
+        way_down: Layers,
+        *,
+        held: bool = False,
+    ) -> None:
+        self.location = location
+        self.log_scale = log_scale
+        self.head = head
+        self.way_down = way_down
+        self.held = held
+        self._moments: tuple[Tensor, Tensor] | None = None
+
+    def _above(self, i: int, layer: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the layer above one, which is the i-th from below."""
+        network = self.head.upwards[i]
+        if self.held:
+            constant = {name: p.detach() for name, p in network.named_parameters()}
+            outputs = functional_call(network, constant, (layer,))
+        else:
+            outputs = network(layer)
+        mean, log_scale = outputs.chunk(2, dim=-1)
+        return mean, bounded_log_scale(log_scale)
+
+    def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        standard = noise["z"]
+        mean, log_scale = self.location, self.log_scale
+        log_prob = standard_normal_log_prob(standard)
+        layers: list[Tensor] = []
+        for i, own in enumerate(reversed(standard.split(self.head.sizes, dim=-1))):
+            if i:
+                mean, log_scale = self._above(i - 1, layers[-1])
+            layers.append(mean + torch.exp(log_scale) * own)
+            log_prob = log_prob - log_scale.sum(-1)
+        z, log_det = self.way_down.noises(layers[::-1])
+        return z, log_prob + log_det
+
+    def rsample(self, noise: Mapping[str, Tensor]) -> Tensor:
+        return self.rsample_and_log_prob(noise)[0]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        layers = self.way_down.layers(z)
+        _, log_det = self.way_down.noises(layers)
+        mean, log_scale = self.location, self.log_scale
+        total = log_det
+        for i, layer in enumerate(reversed(layers)):
+            total = total + normal_log_prob(layer, mean, log_scale).sum(-1)
+            if i < len(layers) - 1:
+                mean, log_scale = self._above(i, layer)
+        return total
+
+    def _standard_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of draws by evenly spread points."""
+        if self._moments is None:
+            points = self.head.points.expand(-1, len(self.location), -1)
+            z = self.rsample({"z": points})
+            mean = z.mean(0)
+            self._moments = mean, (z - mean).square().mean(0)
+        return self._moments
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """Means (n_rows, n_latent), of evenly spread points."""
+        return self._standard_moments()[0]
+
+    @property
+    def variance(self) -> Tensor:  # type: ignore[override]
+        """Variances (n_rows, n_latent), of evenly spread points."""
+        return self._standard_moments()[1]
+
+    def detach(self) -> BottomUp:
+        return BottomUp(
+            self.location.detach(), self.log_scale.detach(), self.head, self.way_down, held=True
+        )
