@@ -323,7 +323,8 @@ def draw_posterior(axis: Any, shape: Shapes, X: np.ndarray, row: int) -> None:
     x, y = (z[:, i].reshape(PANEL_POINTS, PANEL_POINTS) for i in (0, 1))
     levels = [highest_density(log_p, share) for share in (0.99, 0.9, 0.5)]
     density = log_p.reshape(PANEL_POINTS, PANEL_POINTS)
-    axis.contourf(x, y, density, levels=[*levels, np.inf], cmap="Blues", vmin=levels[0] - 4)
+    levels.append(float(log_p.max()) + 1.0)
+    axis.contourf(x, y, density, levels=levels, colors=["#deebf7", "#9ecae1", "#4292c6"])
     turn = np.linspace(0.0, 2.0 * np.pi, 200)
     root = np.linalg.cholesky(shape.covariance[row])
     for share, style in ((0.5, "-"), (0.9, "--")):
@@ -349,8 +350,10 @@ def plot_embedding(models: dict[str, Any], X: np.ndarray, labels: Any, path: Pat
         for digit in np.unique(labels):
             mine = labels == digit
             color = plt.get_cmap("tab10")(int(digit))
-            axis.scatter(*z[mine].T, s=3, color=color, alpha=0.5, linewidths=0, rasterized=True)
-            text = axis.text(*np.median(z[mine], axis=0), str(digit), fontsize=13, weight="bold")
+            size = 3 if len(z) > 2000 else 12
+            axis.scatter(*z[mine].T, s=size, color=color, alpha=0.5, linewidths=0)
+            center = np.median(z[mine], axis=0)
+            text = axis.text(*center, str(digit), fontsize=15, weight="bold", color=color)
             text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         axis.set_title(f"{name} posterior", fontsize=10)
         axis.set_aspect("equal")
