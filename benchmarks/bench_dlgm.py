@@ -375,7 +375,7 @@ def draw_pictures(
     first = next(iter(found.values()))
     order = np.argsort(first.divergence)
     chosen = order[(np.linspace(0.05, 0.95, N_DIGITS) * (len(order) - 1)).astype(int)]
-    plot_shapes(found, some, chosen, args.output / "dlgm_posteriors.png")
+    plot_shapes(found, some, chosen, args.output / "dlgm.png")
     labels = load_test_labels(args)
     if labels is not None:
         plot_embedding(models, test, labels, args.output / "dlgm_embedding.png")
@@ -400,15 +400,15 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="the short form, which is default")
     options.add_argument("--full", action="store_true", help="2,000 epochs; hours on a GPU")
-    options.add_argument("--epochs", type=int, help="epochs (100; 2000 with --full)")
-    options.add_argument("--rate", type=float, default=1e-3, help="learning rate (0.001)")
+    options.add_argument("--epochs", type=int, help="epochs (60; 2000 with --full)")
+    options.add_argument("--rate", type=float, default=2e-3, help="learning rate (0.002)")
     options.add_argument("--batch-size", type=int, default=100, help="rows of a step (100)")
     options.add_argument("--draws", type=int, default=5000, help="draws of z for each test row")
     options.add_argument("--test-rows", type=int, help="rows to score (2000; all with --full)")
     options.add_argument("--precision", default="medium", help="of training (medium)")
     options.add_argument("--only", nargs="*", help="cells of these names; none: tables only")
     args = parse(options)
-    args.epochs = args.epochs or (2000 if args.full else 100)
+    args.epochs = args.epochs or (2000 if args.full else 60)
     args.test_rows = args.test_rows or (10_000 if args.full else 2000)
     if args.smoke:
         args.epochs, args.draws, args.test_rows = 2, 20, 50
