@@ -142,8 +142,9 @@ def active_units(model: Any, cell: Cell, X: np.ndarray) -> str:
         return str(n_active(mean))
     # Latent variables are the noises of the layers, top layer first, and what is recognised of the
     # lower layer is the layer itself.
+    device = next(model.model_.parameters()).device
     parts = [
-        model.model_.posterior(Batch(torch.from_numpy(some))).location.numpy()
+        model.model_.posterior(Batch(torch.from_numpy(some).to(device))).location.cpu().numpy()
         for some in np.array_split(X, 10)
     ]
     return f"{n_active(np.concatenate(parts))}+{n_active(mean[:, : model.layer_sizes[0]])}"
