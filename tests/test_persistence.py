@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
 import skvae
-from skvae import VariationalAutoencoder
+from skvae import DeepLatentGaussianModel, VariationalAutoencoder
 from skvae._core._file_format import METADATA_KEY, Reader, Writer
 from skvae.exceptions import FileFormatError
 from skvae.likelihoods import GaussianLikelihood
@@ -35,6 +35,7 @@ from tests.estimators.small import (
     weights,
 )
 from tests.registry import (
+    LAYERS,
     LIKELIHOODS,
     NETWORKS,
     OBJECTIVES,
@@ -136,6 +137,18 @@ def test_each_network(network, tmp_path):
     loaded = saved_and_loaded(vae, tmp_path, trusted=[OWN_MODULE])
     assert_same_estimator(vae, loaded)
     assert_same_answers(loaded, vae, X)
+
+
+@pytest.mark.parametrize("layers", each(LAYERS))
+def test_each_wiring_of_layers(layers, tmp_path):
+    X = factor_rows(60)
+    parameters = layers.get_params()
+    parameters["layer_noise"] = parameters.pop("noise")
+    dlgm = DeepLatentGaussianModel(**parameters, max_iter=2, random_state=0)
+    assert_same_estimator(dlgm, saved_and_loaded(dlgm, tmp_path))
+    loaded = saved_and_loaded(dlgm.fit(X), tmp_path)
+    assert_same_estimator(dlgm, loaded)
+    assert_same_answers(loaded, dlgm, X)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])

@@ -248,15 +248,26 @@ class _ExpectationMaximisation:
         loadings, noise = theta[:, :-1], np.exp(theta[:, -1])
         p, k = loadings.shape
         weighted = loadings / noise[:, None]
-        precision = np.eye(k) + loadings.T @ weighted
-        covariance = np.linalg.inv(precision)
+        information = loadings.T @ weighted
+        precision = np.eye(k) + information
+        try:
+            covariance = np.linalg.inv(precision)
+            _, log_det = np.linalg.slogdet(precision)
+        except np.linalg.LinAlgError:
+            # Columns with next to no noise, beside which the prior is lost in the sums.
+            values, turn = np.linalg.eigh(information)
+            values = np.maximum(values, 0.0)
+            covariance = (turn / (1.0 + values)) @ turn.T
+            log_det = np.log1p(values).sum()
         beta = covariance @ weighted.T
         cross = self.times(beta.T)
         second = covariance + beta @ cross
-        _, log_det = np.linalg.slogdet(precision)
         trace = np.sum(self.diagonal / noise) - np.sum(weighted * cross)
         likelihood = -0.5 * (p * np.log(2.0 * np.pi) + theta[:, -1].sum() + log_det + trace)
-        new_loadings = np.linalg.solve(second.T, cross.T).T
+        try:
+            new_loadings = np.linalg.solve(second.T, cross.T).T
+        except np.linalg.LinAlgError:  # factors of which nothing is left get nothing
+            new_loadings = np.linalg.lstsq(second.T, cross.T, rcond=None)[0].T
         new_noise = self.diagonal - np.sum(new_loadings * cross, axis=1)
         log_noise = np.log(np.maximum(new_noise, np.exp(self.low)))
         return float(likelihood), np.column_stack([new_loadings, log_noise])

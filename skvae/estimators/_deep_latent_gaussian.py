@@ -22,20 +22,16 @@ from skvae.solvers import Solver
 
 
 class DeepLatentGaussianModel(LatentVariableEstimator):
-    r"""Deep latent Gaussian model: a hierarchy of latent variables with a likelihood.
+    """Deep latent Gaussian model: a hierarchy of latent variables with a likelihood.
 
-    From the top layer down, each layer is a normal around what a network makes of the layer above,
+    From the top layer down, each layer is normal around what a network makes of the layer above::
 
-    .. math::
+        h_1 = xi_1,    h_i = T_i(h_{i-1}) + G_i xi_i,    x ~ p(x | T(h_L)),    xi_i ~ N(0, I)
 
-        h_1 = \xi_1, \qquad h_i = T_i(h_{i-1}) + G_i \xi_i, \qquad
-        x \sim p(x \mid T(h_L)), \qquad \xi_i \sim N(0, I),
-
-    and x, a row, has any of the likelihoods. The latent variables are the noises
-    :math:`\xi_1, \dots, \xi_L` of all layers, top layer first: those are what ``transform`` returns
-    and ``inverse_transform`` takes. With one layer it is a
-    :class:`~skvae.VariationalAutoencoder`, which is what to try first; more layers pay where there
-    are many rows and much structure in them.
+    and x, a row, has any of the likelihoods. The latent variables are the noises xi_1, ..., xi_L of
+    all layers, top layer first: those are what ``transform`` returns and ``inverse_transform``
+    takes. With one layer it is a :class:`~skvae.VariationalAutoencoder`, which is what to try
+    first; more layers pay where there are many rows and much structure in them.
 
     Parameters
     ----------
@@ -54,9 +50,10 @@ class DeepLatentGaussianModel(LatentVariableEstimator):
         - ``"factorized"``: an encoder gives each layer its own posterior given the row (Rezende et
           al., 2014), of the family that `posterior` names;
         - ``"bottom_up"``: the encoder gives the layer next to the columns, and each layer the one
-          above it, by normals with independent entries (Burda et al., 2016). The posterior of the
-          layers then is not normal. It takes automatic differentiation, and is two to three times
-          slower.
+          above it, by normals with independent entries (Burda et al., 2016), so that layers depend
+          on each other given a row. With ``layer_noise="predicted"`` it was the best choice where
+          we compared, and takes two to three times as long: its gradient is found by automatic
+          differentiation.
     layer_noise : {"constant", "predicted"}, default="constant"
         Noise of a layer given the one above: ``"constant"`` is a matrix (lower triangular, without
         loss of generality), ``"predicted"`` a standard deviation for each variable, which the map

@@ -34,13 +34,13 @@ class GaussianLayers(Component, kind="layers", shorthand="gaussian_layers"):
 
     Parameters
     ----------
-    layer_sizes : tuple of int
+    layer_sizes : tuple of int or int, default=(2, 5)
         Latent variables of each layer, the top layer first.
-    hidden_layer_sizes : tuple of int or sequence of tuple of int, default=(64,)
+    hidden_layer_sizes : tuple of int, int or sequence of tuple of int, default=(64,)
         Widths of the hidden layers of each map downwards: of all of them, or a tuple for each
         layer, the map out of the top layer first, the map to the columns last.
-    activation : str, default="relu"
-        Of the hidden layers.
+    activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
+        Activation of the hidden layers.
     noise : {"constant", "predicted"}, default="constant"
         Noise of a layer given the one above.
     recognition : {"factorized", "bottom_up"}, default="factorized"

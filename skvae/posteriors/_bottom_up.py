@@ -13,6 +13,7 @@ from skvae._core._batch import NoiseSpec, evenly_spread_normals
 from skvae._core._bounds import bounded_log_scale
 from skvae._core._normal import normal_log_prob, standard_normal_log_prob
 from skvae.posteriors._base import PosteriorDistribution, PosteriorHead
+from skvae.posteriors._diagonal import DiagonalGaussian
 
 # Pairs of opposite points by which mean and variance are taken.
 N_PAIRS = 32
@@ -41,6 +42,7 @@ class BottomUpHead(PosteriorHead):
     dtype : torch.dtype
     """
 
+    mixes = True
     points: Tensor
 
     def __init__(
@@ -63,7 +65,7 @@ class BottomUpHead(PosteriorHead):
 
     def forward(self, outputs: Tensor, way_down: Layers) -> BottomUp:  # type: ignore[override]
         mean, log_scale = outputs.chunk(2, dim=-1)
-        return BottomUp(mean, bounded_log_scale(log_scale), self, way_down)
+        return BottomUp(DiagonalGaussian(mean, bounded_log_scale(log_scale)), self, way_down)
 
     def outputs_at(self, log_scale: Tensor) -> Tensor:
         own = log_scale[len(log_scale) - self.n_location_outputs :]
@@ -81,7 +83,8 @@ class BottomUp(PosteriorDistribution):
 
     Parameters
     ----------
-    location, log_scale : Tensor of shape (n_rows, n_latent of the layer next to the rows)
+    lowest : PosteriorDistribution
+        Of the layer next to the rows.
     head : BottomUpHead
     way_down : Layers
         Which layers belong to which noises. Its parameters are not those of q: draws of the layers
@@ -94,15 +97,13 @@ class BottomUp(PosteriorDistribution):
 
     def __init__(
         self,
-        location: Tensor,
-        log_scale: Tensor,
+        lowest: PosteriorDistribution,
         head: BottomUpHead,
         way_down: Layers,
         *,
         held: bool = False,
     ) -> None:
-        self.location = location
-        self.log_scale = log_scale
+        self.lowest = lowest
         self.head = head
         self.way_down = way_down
         self.held = held
@@ -120,15 +121,13 @@ class BottomUp(PosteriorDistribution):
         return mean, bounded_log_scale(log_scale)
 
     def rsample_and_log_prob(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        standard = noise["z"]
-        mean, log_scale = self.location, self.log_scale
-        log_prob = standard_normal_log_prob(standard)
-        layers: list[Tensor] = []
-        for i, own in enumerate(reversed(standard.split(self.head.sizes, dim=-1))):
-            if i:
-                mean, log_scale = self._above(i - 1, layers[-1])
+        *upper, own = noise["z"].split(self.head.sizes, dim=-1)
+        lowest, log_prob = self.lowest.rsample_and_log_prob({"z": own})
+        layers = [lowest]
+        for i, own in enumerate(reversed(upper)):
+            mean, log_scale = self._above(i, layers[-1])
             layers.append(mean + torch.exp(log_scale) * own)
-            log_prob = log_prob - log_scale.sum(-1)
+            log_prob = log_prob + standard_normal_log_prob(own) - log_scale.sum(-1)
         z, log_det = self.way_down.noises(layers[::-1])
         return z, log_prob + log_det
 
@@ -138,18 +137,24 @@ class BottomUp(PosteriorDistribution):
     def log_prob(self, z: Tensor) -> Tensor:
         layers = self.way_down.layers(z)
         _, log_det = self.way_down.noises(layers)
-        mean, log_scale = self.location, self.log_scale
-        total = log_det
-        for i, layer in enumerate(reversed(layers)):
+        *upper, lowest = layers
+        total = self.lowest.log_prob(lowest) + log_det
+        for i, layer in enumerate(reversed(upper)):
+            mean, log_scale = self._above(i, lowest)
             total = total + normal_log_prob(layer, mean, log_scale).sum(-1)
-            if i < len(layers) - 1:
-                mean, log_scale = self._above(i, layer)
+            lowest = layer
         return total
+
+    def correlated(self, factor: Tensor) -> BottomUp:
+        # Only the lowest layer's noise is mixed: the others are told what that one is.
+        size = self.head.sizes[-1]
+        lowest = self.lowest.correlated(factor[:, -size:, -size:])
+        return BottomUp(lowest, self.head, self.way_down, held=self.held)
 
     def _standard_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of draws by evenly spread points."""
         if self._moments is None:
-            points = self.head.points.expand(-1, len(self.location), -1)
+            points = self.head.points.expand(-1, len(self.lowest.mean), -1)
             z = self.rsample({"z": points})
             mean = z.mean(0)
             self._moments = mean, (z - mean).square().mean(0)
@@ -166,6 +171,4 @@ class BottomUp(PosteriorDistribution):
         return self._standard_moments()[1]
 
     def detach(self) -> BottomUp:
-        return BottomUp(
-            self.location.detach(), self.log_scale.detach(), self.head, self.way_down, held=True
-        )
+        return BottomUp(self.lowest.detach(), self.head, self.way_down, held=True)

@@ -182,6 +182,17 @@ def test_a_step_never_lowers_the_likelihood(name, floor):
         assert values[-1] > values[0]
 
 
+@pytest.mark.parametrize("n_factors", [1, 3])
+def test_step_where_columns_have_next_to_no_noise(n_factors):
+    """Sums of precisions there lose all that is beside them, and may have no inverse."""
+    rng = np.random.default_rng(0)
+    loadings = np.ones((8, 1)) @ np.ones((1, n_factors))  # factors that are all the same
+    theta = np.column_stack([loadings, np.full(8, np.log(2.0**-60))])
+    em = _ExpectationMaximisation(moments_of(rng.normal(size=(50, 1)) @ np.ones((1, 8))), 1e-18)
+    _, following = em.step(theta)
+    assert np.isfinite(following).all()
+
+
 def test_likelihood_that_a_step_reports_is_that_of_its_state():
     X = ROWS["wine"]()
     em = _ExpectationMaximisation(moments_of(X), FLOOR)

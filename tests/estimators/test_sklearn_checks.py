@@ -16,7 +16,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from skvae import VariationalAutoencoder
+from skvae import DeepLatentGaussianModel, VariationalAutoencoder
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from skvae.networks import Convolutional
 from tests.estimators.small import (
@@ -125,6 +125,10 @@ def configurations():
             network = OnAnyColumns() if isinstance(network, Convolutional) else network
             networks = {"encoder": network, "decoder": clone(network)}
             yield vae(N_LATENT, **networks, early_stopping=False)
+    yield DeepLatentGaussianModel(max_iter=3)
+    yield DeepLatentGaussianModel(
+        (1, 2), recognition="bottom_up", layer_noise="predicted", max_iter=3, early_stopping=False
+    )
 
 
 CONFIGURATIONS = list(configurations())

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_digits,
+    load_iris,
+    load_wine,
+    make_classification,
+)
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
@@ -32,6 +38,14 @@ def at_the_start(X, n_components=2, **parameters):
     """Estimator whose training moves nothing, so that the start is what is left."""
     defaults = {"max_iter": 1, "learning_rate_init": 1e-12, "random_state": 0}
     return VariationalAutoencoder(n_components, **{**defaults, **parameters}).fit(X)
+
+
+@pytest.mark.parametrize("n_components", [4, 5, 6])
+def test_columns_that_depend_on_each_other_exactly(n_components):
+    """With as many factors as that their noise goes to zero."""
+    X, _ = make_classification(n_samples=30, n_features=10, random_state=42)
+    few = at_the_start(X, 3).score(X)
+    assert at_the_start(X, n_components).score(X) > few
 
 
 def exact_bound(vae, X):
