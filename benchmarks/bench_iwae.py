@@ -230,9 +230,16 @@ def comparisons(cells: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def conclusion(title: str, found: list[dict[str, Any]]) -> str:
-    """The order of the models in words."""
-    lines = []
+def conclusion(title: str, cells: dict[Cell, dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    """What was reached, and the order of the models, in words."""
+    best = min(cells, key=lambda cell: cells[cell]["nll"])
+    missing = [cell.name for cell in CELLS if cell not in cells]
+    lines = [
+        f"- Best: {best.name}, {cells[best]['nll']:.2f} nats after {cells[best]['epochs']} epochs "
+        f"and {cells[best]['minutes']:.0f} minutes, {cells[best]['nll'] - PAPER[best][0]:+.2f} of "
+        f"the paper's figure after 3280 epochs.",
+        f"- Not run: {'; '.join(missing) if missing else 'none'}.",
+    ]
     for pair in found:
         gain, error = pair["gain"], pair["error"]
         verdict = "undecided"
@@ -243,7 +250,7 @@ def conclusion(title: str, found: list[dict[str, Any]]) -> str:
             f"- {pair['better'].name} above {pair['worse'].name}: {verdict} "
             f"({gain:+.2f} ± {error:.2f} nats; {paper:+.2f} in the paper)."
         )
-    return "\n".join([f"**The paper's order, {title}:**", "", *lines])
+    return "\n".join([f"**{title}:**", "", *lines])
 
 
 def plot(title: str, cells: dict[Cell, dict[str, Any]], path: Any) -> None:
@@ -311,7 +318,7 @@ def main() -> None:
     parts, results = [], []
     for where, cells in tables.items():
         found = comparisons(cells)
-        parts += [table(where, cells), conclusion(where, found)]
+        parts += [table(where, cells), conclusion(where, cells, found)]
         kept = [{k: v for k, v in cell.items() if k != "scores"} for cell in cells.values()]
         results.append({"table": where, "cells": kept, "comparisons": found})
     largest = max(tables, key=lambda where: len(tables[where]))
