@@ -6,6 +6,7 @@ the number of epochs that the estimator has seen says where in the schedule it i
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import time
@@ -25,6 +26,13 @@ from skvae.exceptions import PosteriorCollapseWarning
 SHARES = ((0.8, 1.0), (0.1, 0.3), (0.1, 0.1))
 # Draws of the bound by which rows that are not scored are compared with those that are.
 BOUND_DRAWS = 50
+
+
+def check_names(options: argparse.ArgumentParser, given: Sequence[str] | None, known: set) -> None:
+    """End with a message if --only names what there is not."""
+    unknown = [name for name in given or () if name not in known]
+    if unknown:
+        options.error(f"--only got {unknown}; there are {sorted(known)}")
 
 
 class Phase(NamedTuple):

@@ -36,6 +36,7 @@ from _schedule import (
     Phase,
     binarized_once,
     burda_schedule,
+    check_names,
     judge,
     paired,
     short_schedule,
@@ -297,6 +298,7 @@ def main() -> None:
     options.add_argument("--precision", default="medium", help="of training (medium)")
     options.add_argument("--only", nargs="*", help="cells of these names; none: tables only")
     args = parse(options)
+    check_names(options, args.only, {cell.name for cell in CELLS})
     if args.test_rows is None:
         args.test_rows = 10_000 if args.full else 2000
     if args.smoke:
