@@ -2,11 +2,12 @@
 
 from skvae._version import __version__
 from skvae.estimators import DeepLatentGaussianModel, VariationalAutoencoder, VariationalImputer
-from skvae.inference import PooledEstimates, pool_estimates
+from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
 __all__ = [
     "DeepLatentGaussianModel",
+    "LogLikelihood",
     "PooledEstimates",
     "VariationalAutoencoder",
     "VariationalImputer",

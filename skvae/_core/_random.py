@@ -46,3 +46,15 @@ class Streams:
     def generator(self, name: StreamName, device: torch.device | str = "cpu") -> torch.Generator:
         """New generator of the named stream, at its beginning."""
         return torch.Generator(device=device).manual_seed(self.derived_seed(name))
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """Generator on a device, seeded by one on the CPU; that one itself where the device is the CPU.
+
+    For draws that are many or depend on what is on the device: all others are drawn on the CPU and
+    then moved, so that they are the same on every device.
+    """
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(MAX_SEED, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import resolve_device, torch_dtype
-from skvae._core._random import StreamName, Streams
+from skvae._core._random import StreamName, Streams, generator_on
 from skvae.engine import Rows
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
+from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
 from skvae.estimators._rows import compute_dtype, contains_nan
 from skvae.estimators._transaction import infers
 from skvae.inference import (
@@ -42,7 +43,11 @@ WEIGHT_DRAWS, MAX_WEIGHT_DRAWS = 10, 200
 
 
 class LatentVariableEstimator(
-    ImputesMissing, ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedByBound
+    ImputesMissing,
+    EstimatesLogLikelihood,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    FittedByBound,
 ):
     """Estimator with latent variables; not for direct use."""
 
@@ -346,9 +351,7 @@ class LatentVariableEstimator(
         generator = cpu_generator(random_state)
         dtype, model = self._model_for(np.dtype(np.float32))
         device = next(model.parameters()).device
-        on_device = generator
-        if device.type != "cpu":
-            on_device = torch.Generator(device).manual_seed(generator.initial_seed())
+        on_device = generator_on(device, generator)
         out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
         for part in self._chunks(model, n_samples, 1):
             models = self._draw_weights(model, WEIGHT_DRAWS, generator)
@@ -471,8 +474,13 @@ class LatentVariableEstimator(
         rows: np.ndarray,
         n_draws: int,
         function: Callable[[LatentVariableModel, Batch], Tensor],
+        *,
+        out_dtype: Any = None,
     ) -> np.ndarray:
-        """Results of `function` for all rows, computed chunk by chunk, in the dtype of answers."""
+        """Results of `function` for all rows, computed chunk by chunk.
+
+        In the dtype of answers, unless `out_dtype` says otherwise.
+        """
         dtype, model = self._model_for(compute_dtype(rows))
         head = model.observation_head
         source = Rows(
@@ -486,7 +494,7 @@ class LatentVariableEstimator(
         for part in self._chunks(model, len(rows), n_draws):
             result = function(model, source.slice(part.start, part.stop)).cpu().numpy()
             if out is None:
-                out = np.empty((len(rows), *result.shape[1:]), dtype=dtype)
+                out = np.empty((len(rows), *result.shape[1:]), dtype=out_dtype or dtype)
             out[part] = result
         assert out is not None
         return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch, NoiseSpec, draw_noise
+from skvae._core._random import generator_on
 from skvae.inference._importance import Infer, weighted_draws
 from skvae.models._base import LatentVariableModel
 from skvae.posteriors._base import PosteriorDistribution
@@ -193,10 +194,7 @@ def _with_observed(
     model: LatentVariableModel, batch: Batch, z: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Draws of x given draws of z, with what is observed in its place."""
-    on_device = generator
-    if z.device.type != "cpu":
-        seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        on_device = torch.Generator(z.device).manual_seed(seed)
+    on_device = generator_on(z.device, generator)
     drawn = model.generative(batch, z).observation.sample_missing(on_device)
     assert batch.mask is not None
     return torch.where(batch.mask > 0, batch.x, drawn)

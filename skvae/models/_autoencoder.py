@@ -342,6 +342,7 @@ def start_linear_(
     start = starts[0] if len(starts) == 1 else max(starts, key=judged)
     _stand_at_(model, start, unused)
     _stand_at_(near, head.departure(start, moments, seed) if n_factors else start, unused)
+    near.decoder.depart_(far.decoder)
     # All three read the same in place of missing entries.
     for one in (model, near, far):
         one.missing.fill_by_(start)

@@ -96,6 +96,12 @@ class NetworkHead(nn.Module, ABC):
         """
         raise NotImplementedError  # abstract where `has_linear_path` is True
 
+    def depart_(self, fresh: NetworkHead) -> None:
+        """Take from one just built what a linear start silenced and training would hardly wake.
+
+        Called where training begins, after ``start_linear_``; most networks have nothing to do.
+        """
+
     def silence_linear_path_(self) -> None:
         """Set the weights of the linear path to zero.
 

@@ -284,6 +284,12 @@ class GaussianLayersHead(NetworkHead):
             for factor in self.factors:
                 factor.weight.zero_()
 
+    def depart_(self, fresh: NetworkHead) -> None:
+        # Layers above without any effect are found late, or never.
+        assert isinstance(fresh, GaussianLayersHead)
+        for own, other in zip(self._maps[:-1], fresh._maps[:-1], strict=True):
+            own.load_state_dict(other.state_dict())
+
     def silence_linear_path_(self) -> None:
         for one in self._maps:
             one.silence_linear_path_()

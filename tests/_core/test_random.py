@@ -3,9 +3,10 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
-from skvae._core._random import MAX_SEED, Streams
+from skvae._core._random import MAX_SEED, Streams, generator_on
 
 NAMES = ("init", "rows", "noise", "validation", "scoring", "refinement", "weights")
 
@@ -57,3 +58,19 @@ def test_no_generator_of_the_process_is_touched():
     first_draws(0, "rows")
     assert torch.equal(torch_state, torch.get_rng_state())
     np.testing.assert_array_equal(numpy_state, numpy_state_now())
+
+
+def test_generator_on_the_cpu_is_the_one_given():
+    generator = torch.Generator().manual_seed(0)
+    assert generator_on(torch.device("cpu"), generator) is generator
+
+
+@pytest.mark.gpu
+def test_generator_on_a_gpu_is_seeded_by_the_one_given():
+    device = torch.device("cuda")
+    one, same = (torch.Generator().manual_seed(0) for _ in range(2))
+    first, second, third = (
+        torch.rand(4, device=device, generator=generator_on(device, generator))
+        for generator in (one, one, same)
+    )
+    assert torch.equal(first, third) and not torch.equal(first, second)

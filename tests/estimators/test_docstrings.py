@@ -139,6 +139,7 @@ PUBLIC = [
     skvae.save,
     skvae.load,
     skvae.pool_estimates,
+    skvae.LogLikelihood,
     skvae.PooledEstimates,
     skvae.PooledEstimates.confidence_interval,
 ]

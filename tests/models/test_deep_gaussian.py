@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from skvae._core._batch import Batch
-from skvae.inference import evidence_lower_bound, importance_log_likelihood
+from skvae.inference import (
+    AnnealedImportanceSampling,
+    evidence_lower_bound,
+    importance_log_likelihood,
+    log_mean_weight,
+    sigmoid_schedule,
+)
 from skvae.likelihoods import BernoulliLikelihood
 from skvae.networks import MLP
 from skvae.networks._gaussian_layers import GaussianLayers
@@ -258,6 +264,35 @@ def test_linear_layers_have_the_likelihood_of_their_covariance(recognition):
     assert bound.mean() < float(torch.stack(middle).mean()) < exact.mean()
 
 
+@pytest.mark.parametrize("layers", each(LAYERS[3:5]))
+def test_simulated_rows_are_bracketed(layers):
+    """From below and above, by walks that begin far from the posterior; exactly if it is linear."""
+    model, _ = model_with(layers, size=0.5)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 40, N_LATENT, generator=generator, dtype=torch.float64)
+    x = model.generative(Batch(z), z).observation.sample(generator)[0]
+    brackets = []
+    for n_steps in (10, 150):
+        walk = AnnealedImportanceSampling(
+            model, Batch(x), generator, sigmoid_schedule(n_steps), start="prior"
+        )
+        lower, upper = (
+            log_mean_weight([sign * w])
+            for sign, w in ((1.0, walk.forward(8)), (-1.0, walk.reverse(z, 8)))
+        )
+        brackets.append((lower.value, -upper.value))
+        errors = torch.stack([lower.standard_error, upper.standard_error])
+        spread = float(errors.square().sum().sqrt()) / 40
+    (low, high), (closer_low, closer_high) = brackets
+    assert low.mean() < closer_low.mean() < closer_high.mean() + 3 * spread
+    assert closer_high.mean() - closer_low.mean() < 0.3 * (high.mean() - low.mean())
+    if layers.hidden_layer_sizes == ():
+        X = model.observation_head.unstandardize(x).numpy()
+        exact = linear_gaussian_of(model).log_prob(X)
+        assert closer_low.mean() - 3 * spread < exact.mean() < closer_high.mean() + 3 * spread
+        np.testing.assert_allclose(closer_low.mean(), exact.mean(), atol=0.2)
+
+
 def recognise_well_(model, path, factor):
     """Give a linear model's recognition the moments of the posterior, with more spread."""
     exact, head = linear_gaussian_of(model), model.observation_head
@@ -281,6 +316,21 @@ def recognise_well_(model, path, factor):
         outputs = model.posterior_head.outputs_at(log_scale)
     outputs[: means.shape[1]] = torch.from_numpy(means[0])
     model.encoder.start_linear_(torch.from_numpy(means[1:] - means[0]), outputs)
+
+
+def test_training_leaves_the_linear_start_with_layers_above_that_have_an_effect():
+    """Silenced, they would be found late or never."""
+    head = build_layered(rows(), LAYERS[0]).decoder
+    fresh = build_layered(rows(), LAYERS[0], seed=1).decoder
+    z = torch.randn(50, N_LATENT, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = z.clone()
+    other[:, 0] += 1.0
+    head.start_linear_(torch.ones(N_LATENT, N_COLUMNS).double(), torch.zeros(N_COLUMNS).double())
+    torch.testing.assert_close(head(other), head(z))
+    torch.testing.assert_close(head(z), z[:, 1:].sum(1, keepdim=True).expand(-1, N_COLUMNS))
+    head.depart_(fresh)
+    assert (head(other) - head(z)).abs().mean() > 0.01
+    torch.testing.assert_close(head.maps[0](z[:, :1]), fresh.maps[0](z[:, :1]))
 
 
 # -- noise in training ---------------------------------------------------------------------------
