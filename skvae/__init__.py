@@ -1,12 +1,18 @@
 """skvae: the variational autoencoder for scikit-learn users."""
 
 from skvae._version import __version__
-from skvae.estimators import DeepLatentGaussianModel, VariationalAutoencoder, VariationalImputer
+from skvae.estimators import (
+    DeepLatentGaussianModel,
+    GaussianMixtureVariationalAutoencoder,
+    VariationalAutoencoder,
+    VariationalImputer,
+)
 from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
 __all__ = [
     "DeepLatentGaussianModel",
+    "GaussianMixtureVariationalAutoencoder",
     "LogLikelihood",
     "PooledEstimates",
     "VariationalAutoencoder",

@@ -18,5 +18,9 @@ class FileFormatError(SkvaeError, ValueError):
     """A file is not a saved skvae estimator, is damaged, or needs a newer skvae."""
 
 
+class EmptyClusterWarning(UserWarning):
+    """No training row has some cluster as its most probable one."""
+
+
 class PosteriorCollapseWarning(UserWarning):
     """No latent component carries information about the rows: the posterior equals the prior."""

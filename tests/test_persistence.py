@@ -19,7 +19,11 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
 import skvae
-from skvae import DeepLatentGaussianModel, VariationalAutoencoder
+from skvae import (
+    DeepLatentGaussianModel,
+    GaussianMixtureVariationalAutoencoder,
+    VariationalAutoencoder,
+)
 from skvae._core._file_format import METADATA_KEY, Reader, Writer
 from skvae.exceptions import FileFormatError
 from skvae.likelihoods import GaussianLikelihood
@@ -137,6 +141,16 @@ def test_each_network(network, tmp_path):
     loaded = saved_and_loaded(vae, tmp_path, trusted=[OWN_MODULE])
     assert_same_estimator(vae, loaded)
     assert_same_answers(loaded, vae, X)
+
+
+def test_clusters(tmp_path):
+    X = factor_rows(60)
+    model = GaussianMixtureVariationalAutoencoder(3, max_iter=2, random_state=0)
+    assert_same_estimator(model, saved_and_loaded(model, tmp_path))
+    loaded = saved_and_loaded(model.fit(X), tmp_path)
+    assert_same_estimator(model, loaded)
+    assert_same_answers(loaded, model, X)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
 
 @pytest.mark.parametrize("layers", each(LAYERS))

@@ -6,7 +6,7 @@ each tensor. The modules' own parameters stay in place as views.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,17 +14,21 @@ from torch import Tensor, nn
 
 
 class Group(NamedTuple):
-    """Parameters whose learning rate has the same factor.
+    """Parameters that move at the same rate.
 
     Attributes
     ----------
     factor : float
+        By which the learning rate is multiplied.
+    is_apart : bool
+        Whether they are among those that were set apart.
     data, grad : Tensor of shape (n_modules, n_parameters)
     is_weight : Tensor of shape (n_modules, n_parameters)
         1 for the entries of weight matrices, 0 for biases, scales, places and the like.
     """
 
     factor: float
+    is_apart: bool
     data: Tensor
     grad: Tensor
     is_weight: Tensor
@@ -80,19 +84,21 @@ class FlatParameters:
         its group, and its ``.grad`` a view of the gradient. A submodule may have an attribute
         ``rate_factor``, by which the learning rate of its own parameters is multiplied, and an
         attribute ``has_weights``, which is False where its own matrices are not weights.
+    apart : collection of str
+        Names of parameters that get groups of their own.
 
     Attributes
     ----------
     groups : list of Group
-        One for each rate factor.
+        One for each rate factor, of what is set apart and of what is not.
     stack : Stack
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], apart: Collection[str] = ()) -> None:
         first = modules[0]
         names = {p: name for name, p in first.named_parameters() if p.requires_grad}
-        factors = {
-            names[p]: float(getattr(m, "rate_factor", 1.0))
+        kinds = {
+            names[p]: (float(getattr(m, "rate_factor", 1.0)), names[p] in apart)
             for m in first.modules()
             for p in m.parameters(recurse=False)
             if p in names
@@ -103,19 +109,19 @@ class FlatParameters:
             for p in m.parameters(recurse=False)
             if p in names and not getattr(m, "has_weights", True)
         }
-        if not factors:
+        if not kinds:
             raise ValueError("module has no trainable parameters")
         self.groups: list[Group] = []
         # Group, place in its vectors and shape of each parameter.
         self._places: dict[str, tuple[int, slice, torch.Size]] = {}
-        for factor in sorted(set(factors.values())):
-            mine = [name for name in factors if factors[name] == factor]
+        for kind in sorted(set(kinds.values())):
+            mine = [name for name in kinds if kinds[name] == kind]
             rows = [
                 torch.cat([m.get_parameter(name).detach().reshape(-1) for name in mine])
                 for m in modules
             ]
             data = torch.stack(rows)
-            group = Group(factor, data, torch.zeros_like(data), torch.zeros_like(data))
+            group = Group(*kind, data, torch.zeros_like(data), torch.zeros_like(data))
             start = 0
             for name in mine:
                 shape = first.get_parameter(name).shape

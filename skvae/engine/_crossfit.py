@@ -103,6 +103,7 @@ class CrossFit(TrainingLoop):
             uncertain=uncertain_weights(
                 models[0], solver, plan, [len(rows) for rows in self._members]
             ),
+            n_phase_steps=plan.phase_epochs * self._n_steps,
         )
         self._run = runner_for(self.step, plan.n_steps(n_rows))
         self.clock = self.step.clock

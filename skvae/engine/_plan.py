@@ -37,6 +37,9 @@ class Plan:
         Precision of the normal prior on weight matrices (whole data set, not per row).
     weight_posterior : bool
         Whether the weights that p(x | z) depends on have a normal posterior.
+    phase_epochs : int
+        Epochs for which the recognition model and the generative model are trained in turn; 0
+        trains both at once.
     start_is_rival : bool
         Whether the state before training is a model in its own right, which training has to beat
         on the held-out rows by more than sampling error.
@@ -56,6 +59,7 @@ class Plan:
     open_ended: bool = False
     precision: str = "highest"
     weight_posterior: bool = False
+    phase_epochs: int = 0
 
     def steps_per_epoch(self, n_rows: int) -> int:
         """Steps of one pass over `n_rows` rows."""

@@ -36,6 +36,9 @@ class TrainingStep:
     uncertain : callable or None
         Makes the scales of weights that have a posterior, from the flat parameters; None if there
         are no such weights.
+    n_phase_steps : int
+        Steps for which the recognition model alone is trained, then the generative model alone, and
+        so on in turn; 0 trains both at once.
 
     Attributes
     ----------
@@ -54,9 +57,11 @@ class TrainingStep:
         *,
         prior_precision: Sequence[float] | None = None,
         uncertain: Callable[[FlatParameters], UncertainWeights] | None = None,
+        n_phase_steps: int = 0,
     ) -> None:
         self.bound = bound
-        self.flat = FlatParameters(models)
+        self.n_phase_steps = n_phase_steps
+        self.flat = FlatParameters(models, models[0].recognition_weights() if n_phase_steps else ())
         self.gradient = bound.gradient_step(self.flat.stack)
         groups = self.flat.groups
         self.rules = [solver.build(group.data, group.is_weight) for group in groups]
@@ -90,11 +95,23 @@ class TrainingStep:
             self._clip(self.clip_norm)
         rate = self.learning_rate(self.clock)
         rates = [rate if group.factor == 1.0 else group.factor * rate for group in groups]
+        if self.n_phase_steps:
+            turns = self._turns()
+            rates = [own * turns[group.is_apart] for group, own in zip(groups, rates, strict=True)]
         if uncertain is not None:
             uncertain.update_(inputs.noise, rates, self.clock.step)
         for group, rule, own in zip(groups, self.rules, rates, strict=True):
             rule.update_(group.data, group.grad, own, self.clock.step)
         self.clock.tick()
+
+    def _turns(self) -> Sequence[Tensor | float]:
+        """Whether, as 0 or 1, it is the generative model's turn, and the recognition model's."""
+        step = self.clock.step
+        if self.learning_rate.is_number:
+            generative = float(float(step) // self.n_phase_steps % 2)
+        else:
+            generative = torch.remainder(torch.floor(step / self.n_phase_steps), 2.0)
+        return generative, 1.0 - generative
 
     def _clip(self, largest: float) -> None:
         """Shorten the gradient of each model to a norm of at most `largest`."""

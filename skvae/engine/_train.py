@@ -80,6 +80,7 @@ class Trainer(TrainingLoop):
             uncertain=uncertain_weights(
                 self.models[0], solver, plan, [n_rows] * len(self.models), scales
             ),
+            n_phase_steps=plan.phase_epochs * plan.steps_per_epoch(n_rows),
         )
         self.bound = bound
         self.streams = streams

@@ -1,7 +1,13 @@
 """Estimators: what users import."""
 
 from skvae.estimators._deep_latent_gaussian import DeepLatentGaussianModel
+from skvae.estimators._gaussian_mixture import GaussianMixtureVariationalAutoencoder
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
 from skvae.estimators._variational_imputer import VariationalImputer
 
-__all__ = ["DeepLatentGaussianModel", "VariationalAutoencoder", "VariationalImputer"]
+__all__ = [
+    "DeepLatentGaussianModel",
+    "GaussianMixtureVariationalAutoencoder",
+    "VariationalAutoencoder",
+    "VariationalImputer",
+]

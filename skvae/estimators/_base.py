@@ -387,7 +387,19 @@ class LatentVariableEstimator(
         `pool` makes one of the values (n_models, n_rows) under several models, of which each
         counts for a given share (n_models, 1).
         """
-        rows = self._known_rows(X)
+        return self._of_rows_by_shared_draws(
+            self._known_rows(X), function, pool, refine_steps=refine_steps
+        )
+
+    def _of_rows_by_shared_draws(
+        self,
+        rows: np.ndarray,
+        function: Callable[..., Tensor],
+        pool: Callable[[Tensor, Tensor], Tensor],
+        *,
+        refine_steps: int | None = None,
+    ) -> np.ndarray:
+        """As `_by_shared_draws`, of rows that were read."""
         n_draws = self.n_score_draws if self.n_components_ else 1
         infer = self._refiner(self.refine_steps if refine_steps is None else refine_steps)
         noise: dict[str, Tensor] = {}

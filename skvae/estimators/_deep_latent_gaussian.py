@@ -85,6 +85,10 @@ posterior component, default="diagonal"
         factors of the maximum-likelihood linear model (factor analysis for a Gaussian likelihood),
         and the layers above without effect; ``"random"``: at random weights. See
         :class:`~skvae.VariationalAutoencoder`.
+    fit_order : {"joint", "em"}, default="joint"
+        Whether recognition and generative model learn at once, or in turn.
+    n_phase_epochs : int, default=10
+        Epochs of each phase with ``fit_order="em"``.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
         How parameters follow the gradient.
     learning_rate_init : float, default=3e-3
@@ -218,6 +222,8 @@ posterior component, default="diagonal"
         posterior="diagonal",
         objective="sgvb",
         init="linear",
+        fit_order="joint",
+        n_phase_epochs=10,
         solver="adam",
         learning_rate_init=3e-3,
         alpha=0.0,
@@ -251,6 +257,8 @@ posterior component, default="diagonal"
         self.posterior = posterior
         self.objective = objective
         self.init = init
+        self.fit_order = fit_order
+        self.n_phase_epochs = n_phase_epochs
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha

@@ -268,6 +268,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         if setup is None:
             setup = self._begin(components, rows, has_missing)
+        if self.fit_order == "em" and not setup.model.can_train_in_turn:
+            raise ValueError(
+                "fit_order='em' trains the recognition model while the generative model stays as "
+                "it is, but this prior is made of the encoder. Use another prior, or "
+                "fit_order='joint'."
+            )
         progress = Progress(self, X, y, verbose=self.verbose)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
@@ -532,7 +538,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             return float(bounds_of_rows(model, bound, some, streams).mean())
 
         places = start_linear_(setup.model, moments, n_factors, judge=judge, generator=generator)
+        self._start_prior(setup, places, rows)
         return places, moments.guess
+
+    def _start_prior(self, setup: Setup, departures: Sequence[Autoencoder], rows: Rows) -> None:
+        """Start what the linear model says nothing of; nothing in most estimators.
+
+        `departures` are those of the model of `setup`, which is linear.
+        """
 
     def _plan(self, n_rows: int, *, partial: bool, start_is_rival: bool) -> Plan:
         """How to train on `n_rows` rows, from the parameters."""
@@ -552,12 +565,15 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             open_ended=partial,
             precision=self.precision,
             weight_posterior=self.weight_posterior is not None,
+            phase_epochs=int(self.n_phase_epochs) if self.fit_order == "em" else 0,
         )
         if partial:
             return plan
         patience = self.n_iter_no_change
         if patience == "auto":
             patience = max(MIN_PATIENCE, -(-PATIENCE_STEPS // plan.steps_per_epoch(n_rows)))
+            # A phase may bring nothing that the next one does not need.
+            patience = max(patience, 2 * plan.phase_epochs)
         return plan.with_patience(int(patience))
 
     def _fitted_attributes(

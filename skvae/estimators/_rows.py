@@ -25,14 +25,34 @@ FEWEST_ROWS = 20
 
 def read_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     """Validated rows, in one of `KEPT_DTYPES`, not copied where that can be helped."""
-    return validate_data(
-        estimator,
-        X,
-        dtype=KEPT_DTYPES,
-        ensure_all_finite="allow-nan",
-        ensure_min_samples=2 if reset else 1,
-        reset=reset,
-    )
+    try:
+        return validate_data(
+            estimator,
+            X,
+            dtype=KEPT_DTYPES,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+            reset=reset,
+        )
+    except ValueError as error:
+        place = _first_infinity(X) if "infinity" in str(error) else None
+        if place is None:
+            raise
+        raise ValueError(
+            f"{error} {place} Remove or replace it; NaN marks what is missing."
+        ) from error
+
+
+def _first_infinity(X: Any) -> str | None:
+    """A sentence that says where X holds the first infinity; None if that cannot be told."""
+    try:
+        rows = np.asarray(X, dtype=np.float64)
+        i, j = (int(index) for index in np.argwhere(np.isinf(rows))[0])
+    except (TypeError, ValueError, IndexError):
+        return None
+    names = getattr(X, "columns", None)
+    name = j if names is None else f"{names[j]!r} (index {j})"
+    return f"Column {name} holds {rows[i, j]} in row {i}."
 
 
 def contains_nan(rows: np.ndarray) -> bool:

@@ -87,6 +87,15 @@ posterior component, default="diagonal"
           Networks without a linear path, and priors that are not near N(0, I) at first ("vamp"),
           start at random.
         - ``"random"``: weights drawn at random, with the columns at their marginals.
+    fit_order : {"joint", "em"}, default="joint"
+        Whether encoder and decoder learn at once, or in turn as in expectation maximisation:
+        ``"em"`` trains for `n_phase_epochs` epochs the recognition model alone, which closes the
+        gap between the bound and a log-likelihood that stays as it is, then for as many the
+        generative model (prior and likelihood included), which raises both. It is slower, and for
+        those who want to see what training does. Not with ``prior="vamp"``, which is made of the
+        encoder.
+    n_phase_epochs : int, default=10
+        Epochs of each phase with ``fit_order="em"``.
     solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
         How parameters follow the gradient.
     learning_rate_init : float, default=3e-3
@@ -238,6 +247,8 @@ posterior component, default="diagonal"
         "posterior": [StrOptions(set(Posterior.shorthands())), HasMethods("build")],
         "objective": [StrOptions(set(Objective.shorthands())), HasMethods("build")],
         "init": [StrOptions({"linear", "random"})],
+        "fit_order": [StrOptions({"joint", "em"})],
+        "n_phase_epochs": [Interval(Integral, 1, None, closed="left")],
         "solver": [StrOptions(set(Solver.shorthands())), HasMethods("build")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -272,6 +283,8 @@ posterior component, default="diagonal"
         posterior="diagonal",
         objective="sgvb",
         init="linear",
+        fit_order="joint",
+        n_phase_epochs=10,
         solver="adam",
         learning_rate_init=3e-3,
         alpha=0.0,
@@ -302,6 +315,8 @@ posterior component, default="diagonal"
         self.posterior = posterior
         self.objective = objective
         self.init = init
+        self.fit_order = fit_order
+        self.n_phase_epochs = n_phase_epochs
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha

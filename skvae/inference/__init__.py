@@ -6,6 +6,7 @@ from skvae.inference._importance import (
     evidence_lower_bound,
     importance_log_likelihood,
     log_weights,
+    part_probabilities,
     weighted_draws,
 )
 from skvae.inference._imputation import chain_draws, conditional_draws, conditional_expectation

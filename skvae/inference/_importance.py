@@ -113,6 +113,29 @@ def importance_log_likelihood(
     return value
 
 
+def part_probabilities(
+    model: LatentVariableModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    *,
+    n_at_once: int | None = None,
+    infer: Infer | None = None,
+) -> Tensor:
+    """Probability of each part of a prior that is a mixture, given each row, (n_rows, n_parts).
+
+    The expectation of p(part | z) under the posterior, by importance sampling.
+    """
+    totals, weights = [], []
+    for draws in weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer):
+        prior = model.generative(batch, draws.z).prior
+        log_joint = prior.log_prob_of_parts(draws.z) + draws.log_weight.unsqueeze(-1)
+        totals.append(torch.logsumexp(log_joint, dim=0))
+        weights.append(torch.logsumexp(draws.log_weight, dim=0))
+    total = torch.logsumexp(torch.stack(totals), dim=0)
+    log_p = total - torch.logsumexp(torch.stack(weights), dim=0).unsqueeze(-1)
+    return torch.softmax(log_p, dim=-1)
+
+
 def evidence_lower_bound(
     model: LatentVariableModel,
     batch: Batch,

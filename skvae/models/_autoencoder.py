@@ -59,6 +59,7 @@ class Autoencoder(LatentVariableModel):
         self.observation_head = observation_head
         self.missing = missing
         self.missingness = missingness
+        self.can_train_in_turn = not prior_head.needs_posterior_noise
 
     def noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         specs = self.posterior_head.noise_spec(n_draws) | self.observation_head.noise_spec()
@@ -125,6 +126,10 @@ class Autoencoder(LatentVariableModel):
     def generative_weights(self) -> list[str]:
         names = self.decoder.named_parameters(prefix="decoder")
         return [name for name, p in names if p.ndim >= 2 and p.requires_grad]
+
+    def recognition_weights(self) -> list[str]:
+        parts = ("encoder.", "posterior_head.", "missing.")
+        return [name for name, _ in self.named_parameters() if name.startswith(parts)]
 
     def code_units(self, code: Tensor) -> Tensor:
         units = super().code_units(code)

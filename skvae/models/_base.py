@@ -37,12 +37,15 @@ class LatentVariableModel(nn.Module, ABC):
     Attributes
     ----------
     latent_shape : tuple of int
+    can_train_in_turn : bool
+        Whether recognition and generative model have no parameter in common.
     observation_head : ObservationHead
     missingness : SelfMasking or None
         How the absence of an entry depends on its value; None if it is missing at random.
     """
 
     latent_shape: tuple[int, ...]
+    can_train_in_turn: bool = True
     observation_head: ObservationHead
     missingness: SelfMasking | None
 
@@ -88,6 +91,10 @@ class LatentVariableModel(nn.Module, ABC):
     def generative_weights(self) -> list[str]:
         """Names of the weight matrices that p(x | z) depends on: those that may be uncertain."""
         return []
+
+    def recognition_weights(self) -> list[str]:
+        """Names of the parameters that q(z | x) depends on and p(x, z) does not."""
+        raise NotImplementedError  # abstract where the two are trained in turn
 
     def start_at_(self, batch: Batch, generator: torch.Generator) -> None:
         """Start what starts at training rows; called once before training."""

@@ -118,6 +118,13 @@ class PriorDistribution(ABC):
     def sample(self, noise: Mapping[str, Tensor]) -> Tensor:
         """Draws z, a function of `noise`."""
 
+    def log_prob_of_parts(self, z: Tensor) -> Tensor:
+        """Log-probability of each part given z, (n_draws, n_rows, n_parts).
+
+        Of priors that are mixtures of parts by which rows are grouped.
+        """
+        raise NotImplementedError  # abstract where the prior is made of parts
+
     def kl(self, q: HasMoments) -> Tensor | None:
         """KL(q || p) of each row, (n_rows,), in nats; None if it has no closed form."""
         return None

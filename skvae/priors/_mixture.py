@@ -85,6 +85,19 @@ class MixtureHead(PriorHead):
         self.mean = nn.Parameter((math.sqrt(spread) * directions).to(dtype))
         self.log_scale = nn.Parameter(torch.full_like(self.mean, 0.5 * math.log1p(-spread)))
 
+    def start_from_(self, weight: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Start at a given mixture.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n_components,)
+        mean, variance : Tensor of shape (n_components, n_latent)
+        """
+        with torch.no_grad():
+            self.logits.copy_(weight.log())
+            self.mean.copy_(mean)
+            self.log_scale.copy_(0.5 * variance.log())
+
     def forward(self, encode: Encode) -> Mixture:
         return Mixture(torch.log_softmax(self.logits, 0), self.mean, self.log_scale)
 
@@ -110,9 +123,15 @@ class Mixture(PriorDistribution):
         self.log_scale = log_scale
 
     def log_prob(self, z: Tensor) -> Tensor:
-        points = z.flatten(0, -2)
-        each = normal_log_prob_of_each(points, self.mean, self.log_scale)
-        return torch.logsumexp(each + self.log_weight, dim=-1).view(z.shape[:-1])
+        return torch.logsumexp(self._joint(z), dim=-1)
+
+    def log_prob_of_parts(self, z: Tensor) -> Tensor:
+        return torch.log_softmax(self._joint(z), dim=-1)
+
+    def _joint(self, z: Tensor) -> Tensor:
+        """Log-density of z and of each component, (..., n_components), in nats."""
+        each = normal_log_prob_of_each(z.flatten(0, -2), self.mean, self.log_scale)
+        return (each + self.log_weight).view(*z.shape[:-1], -1)
 
     def sample(self, noise: Mapping[str, Tensor]) -> Tensor:
         # Without the last edge, which rounding may leave below 1, every draw finds a component.

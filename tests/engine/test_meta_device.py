@@ -125,6 +125,18 @@ def test_step_runs_without_values(combination, automatic, missing):
     assert all(t.device == META for t in (*step.state(), *gradients, total))
 
 
+def test_phases_run_without_values():
+    model, step, _ = model_and_step(META, automatic=False)
+    names = set(model.recognition_weights())
+    phased = TrainingStep(
+        [model], step.bound, Adam(), LearningRate(1e-3, 10, 10, META), n_phase_steps=3
+    )
+    assert {group.is_apart for group in phased.flat.groups} == {True, False}
+    n_apart = sum(group.data.shape[1] for group in phased.flat.groups if group.is_apart)
+    assert n_apart == sum(p.numel() for n, p in model.named_parameters() if n in names)
+    assert all(turn.device == META for turn in phased._turns())
+
+
 def test_every_pair_is_among_the_pairs():
     seen = {
         frozenset([(one, id(c[one])), (other, id(c[other]))])

@@ -135,3 +135,16 @@ def test_rows_of_zeros_do_not_stop_the_rest_from_being_learned():
     X, X_test = draw(0), draw(1)
     linear = VariationalAutoencoder(2, max_iter=1, random_state=0).fit(X).score(X_test)
     assert VariationalAutoencoder(2, max_iter=300, random_state=0).fit(X).score(X_test) > linear + 1
+
+
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_infinity_is_named_by_its_column_and_row(as_frame):
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    X[4, 1] = -np.inf
+    name = "1"
+    if as_frame:
+        X = pytest.importorskip("pandas").DataFrame(X, columns=list("abc"))
+        name = r"'b' \(index 1\)"
+    message = rf"contains infinity.* Column {name} holds -inf in row 4\. Remove or replace it"
+    with pytest.raises(ValueError, match=message):
+        VariationalAutoencoder().fit(X)

@@ -11,12 +11,16 @@ import unittest
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import clone, is_clusterer
 from sklearn.decomposition import FactorAnalysis
 from sklearn.utils import estimator_checks, get_tags
-from sklearn.utils.estimator_checks import estimator_checks_generator
+from sklearn.utils.estimator_checks import _yield_clustering_checks, estimator_checks_generator
 
-from skvae import DeepLatentGaussianModel, VariationalAutoencoder
+from skvae import (
+    DeepLatentGaussianModel,
+    GaussianMixtureVariationalAutoencoder,
+    VariationalAutoencoder,
+)
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from skvae.networks import Convolutional
 from tests.estimators.small import (
@@ -41,6 +45,7 @@ from tests.registry import label as registry_label
 pytestmark = [
     pytest.mark.filterwarnings(STILL_RISING),
     pytest.mark.filterwarnings("ignore:No latent component is active"),
+    pytest.mark.filterwarnings("ignore:Clusters"),
     # The checks ask with and without names on purpose.
     pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names"),
 ]
@@ -125,6 +130,7 @@ def configurations():
             network = OnAnyColumns() if isinstance(network, Convolutional) else network
             networks = {"encoder": network, "decoder": clone(network)}
             yield vae(N_LATENT, **networks, early_stopping=False)
+    yield GaussianMixtureVariationalAutoencoder(max_iter=3)
     yield DeepLatentGaussianModel(max_iter=3)
     yield DeepLatentGaussianModel(
         (1, 2), recognition="bottom_up", layer_noise="predicted", max_iter=3, early_stopping=False
@@ -189,6 +195,11 @@ def test_first_entries_of_the_registry_are_the_defaults():
 @pytest.mark.parametrize("estimator", CONFIGURATIONS, ids=registry_label)
 def test_checks_are_those_of_factor_analysis(estimator):
     ours = [describe(check) for _, check in estimator_checks_generator(estimator, mark=None)]
+    if is_clusterer(estimator):
+        further = [functools.partial(check) for check in _yield_clustering_checks(estimator)]
+        clustering = [describe(check) for check in further]
+        assert all(one in ours for one in clustering)
+        ours = [one for one in ours if one not in clustering]
     reference = estimator_checks_generator(FactorAnalysis(), mark=None)
     # Missing entries are allowed, which leaves one check out: ``test_missing.py`` is in its place.
     names = [describe(check) for _, check in reference]
@@ -202,6 +213,8 @@ def test_tags_are_those_of_factor_analysis(estimator):
     expected = get_tags(FactorAnalysis())
     expected.transformer_tags.preserves_dtype = ["float64", "float32"]
     expected.input_tags.allow_nan = True
+    if is_clusterer(estimator):
+        expected.estimator_type = "clusterer"
     assert get_tags(estimator) == expected
     assert not get_tags(estimator).non_deterministic
     assert not get_tags(estimator).no_validation

@@ -1,0 +1,443 @@
+"""A variational autoencoder whose latent variables come in clusters."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn import config_context
+from sklearn.base import ClusterMixin
+from sklearn.mixture import GaussianMixture
+from sklearn.utils import Tags
+from torch import Tensor
+
+from skvae._core._component import Component, resolve
+from skvae._core._sklearn import Interval
+from skvae._core._summary import ColumnSummary
+from skvae.engine import Rows
+from skvae.estimators._base import LatentVariableEstimator
+from skvae.estimators._fitting import Setup
+from skvae.estimators._transaction import infers
+from skvae.estimators._variational_autoencoder import VariationalAutoencoder
+from skvae.exceptions import EmptyClusterWarning
+from skvae.inference import part_probabilities
+from skvae.likelihoods import Likelihood
+from skvae.models import Autoencoder, LatentVariableModel, build_autoencoder
+from skvae.networks import MLP, Network
+from skvae.objectives import Objective
+from skvae.posteriors import Posterior
+from skvae.priors import MixturePrior
+from skvae.priors._mixture import MixtureHead
+from skvae.solvers import Solver
+
+# Rows that the mixture is started from, at most, and its restarts.
+MIXTURE_ROWS, MIXTURE_RESTARTS = 20_000, 10
+ROWS_AT_ONCE = 1024
+
+
+class GaussianMixtureVariationalAutoencoder(ClusterMixin, LatentVariableEstimator):
+    """Variational autoencoder that finds clusters: its latent variables follow a mixture.
+
+    Each row belongs to one of `n_clusters` clusters, each cluster has a normal distribution of the
+    latent variables z with independent entries, and a decoder gives the distribution of the row x
+    given z. It is to :class:`~sklearn.mixture.GaussianMixture` what a variational autoencoder is to
+    factor analysis: clusters may have any shape that the decoder can bend a normal into. The sum
+    over clusters is exact, in training and in every answer.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters. After ``fit`` cluster 0 is that of the most rows, and so on.
+    n_components : int or None, default=2
+        Number of latent variables; None means ``min(n_samples, n_features)``.
+    hidden_layer_sizes : tuple of int or int, default=(64,)
+        Widths of the hidden layers of the encoder; the decoder has the same in reverse. Used where
+        `encoder` or `decoder` is None.
+    activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
+        Activation of the hidden layers. Used where `encoder` or `decoder` is None.
+    encoder, decoder : network component or None, default=None
+        Architecture; None means an MLP of `hidden_layer_sizes` and `activation`.
+    likelihood : str or likelihood component, default="gaussian"
+        Distribution of a column given the latent variables, as of
+        :class:`~skvae.VariationalAutoencoder`.
+    posterior : {"diagonal", "flow", "full", "location_scale", "low_rank", "student_t"} or \
+posterior component, default="diagonal"
+        Family that approximates the distribution of the latent variables given a row.
+    objective : {"sgvb", "iwae"} or objective component, default="sgvb"
+        Bound that training maximises.
+    init : {"linear", "random"}, default="linear"
+        Where training starts. ``"linear"``: at the maximum-likelihood linear model (factor analysis
+        for a Gaussian likelihood), with a mixture of normals fitted to its factors by expectation
+        maximisation, the best of ten; ``"random"``: at random weights, with clusters that hardly
+        differ.
+    fit_order : {"joint", "em"}, default="joint"
+        Whether encoder and decoder learn at once, or in turn.
+    n_phase_epochs : int, default=10
+        Epochs of each phase with ``fit_order="em"``.
+    solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
+        How parameters follow the gradient.
+    learning_rate_init : float, default=3e-3
+        Learning rate after its warm-up and before its cool-down.
+    alpha : float, default=0.0
+        Precision of a normal prior on the entries of the weight matrices.
+    weight_posterior : {"gaussian"} or None, default=None
+        Whether the weights of the decoder are uncertain; needs `alpha` > 0.
+    batch_size : int or "auto", default="auto"
+        Rows of a training step. "auto" aims at 12 steps per epoch, with 32 to 512 rows each.
+    max_iter : int, default=1000
+        Most epochs.
+    early_stopping : bool, default=True
+        Whether held-out rows decide when to stop and which state to keep, as for
+        :class:`~skvae.VariationalAutoencoder`.
+    validation_fraction : float, default=0.1
+        Share of the rows to hold out, where training is not judged by cross-fitting.
+    n_iter_no_change : int or "auto", default="auto"
+        Epochs without improvement after which the learning rate is cooled down and training ends.
+    tol : float, default=1e-3
+        Smallest gain that counts as an improvement, in nats per row.
+    n_init : int, default=1
+        Trainings from different random weights, of which the best is kept.
+    n_score_draws : int, default=100
+        Draws of the latent variables for each row in ``score_samples`` and ``lower_bound``.
+    refine_steps : int, default=0
+        Steps by which the posterior of each row is optimised by itself after training.
+    missingness : {"self_masking"} or None, default=None
+        Why entries are missing.
+    precision : {"highest", "high", "medium"}, default="highest"
+        Precision of the factors of matrix products in training.
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on training the fitted model.
+    verbose : int, default=0
+        Whether to print the progress of training.
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, the order of rows, the noise and the scoring draws.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_clusters,)
+        Probability of each cluster.
+    means_ : ndarray of shape (n_clusters, n_components)
+        Mean of the latent variables in each cluster; ``inverse_transform(means_)`` is what a row in
+        the middle of each cluster is like.
+    covariances_ : ndarray of shape (n_clusters, n_components)
+        Variances of the latent variables in each cluster.
+    labels_ : ndarray of shape (n_samples,)
+        Most probable cluster of each row that the last call of ``fit`` was given.
+    n_components_ : int
+        Number of latent variables.
+    mean_ : ndarray of shape (n_features,)
+        Mean of each column of the training rows.
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of the observation noise, in the units of X squared, where the likelihood has one.
+    weight_scales_ : dict of str to ndarray
+        Standard deviations of the uncertain weights. Only with `weight_posterior`.
+    n_iter_ : int
+        Epochs that were run.
+    lower_bound_ : float
+        Mean of the bound that `objective` names, of the training rows after training, in nats per
+        row.
+    lower_bounds_ : list of float
+        Mean bound of the training rows during each epoch, in nats per row.
+    validation_scores_ : list of float
+        Mean bound of the held-out rows after each epoch, in nats per row; empty if there were
+        none.
+    kl_per_component_ : ndarray of shape (n_components,)
+        NaN: the divergence from a mixture has no closed form.
+    active_components_ : ndarray of shape (n_components,)
+        Whether the posterior means spread by more than their posterior variances allow for.
+    model_ : torch.nn.Module
+        The trained model.
+    likelihood_, prior_, posterior_, objective_, solver_, encoder_, decoder_ : component
+        What the parameters of these names were resolved to; `prior_` is a
+        :class:`~skvae.priors.MixturePrior` with `n_clusters` parts.
+    likelihoods_ : dict of str or int to likelihood component
+        Likelihood of each column by its name, or by its position where columns have no names.
+    n_features_in_ : int
+        Number of columns seen during ``fit``.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns seen during ``fit``, where all are strings.
+
+    See Also
+    --------
+    VariationalAutoencoder : With ``prior=MixturePrior()`` the same model, started otherwise.
+    sklearn.mixture.GaussianMixture : Clusters that are normal.
+
+    Notes
+    -----
+    The model is that of Yang (2022, section 5), of which the code is by Shu (2016): y is a cluster,
+    z given y normal, x given z whatever the likelihood is. There an encoder names the cluster of a
+    row, q(y | x); here y is summed out of the prior, which is as exact, needs no such network, and
+    costs little with many clusters. The probability of a cluster given a row is then the
+    expectation of p(y | z) under the posterior of z, by importance sampling.
+
+    References
+    ----------
+    Yang, Z.-H. (2022). Training latent variable models with auto-encoding variational Bayes: a
+    tutorial. arXiv:2208.07818.
+
+    Jiang, Z., Zheng, Y., Tan, H., Tang, B. and Zhou, H. (2017). Variational deep embedding: an
+    unsupervised and generative approach to clustering. IJCAI.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.metrics import adjusted_rand_score
+    >>> from skvae import GaussianMixtureVariationalAutoencoder
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GaussianMixtureVariationalAutoencoder(3, random_state=0).fit(X)
+    >>> adjusted_rand_score(model.labels_, y) > 0.7
+    True
+    >>> model.predict_proba(X[:2]).shape
+    (2, 3)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **{
+            name: constraint
+            for name, constraint in VariationalAutoencoder._parameter_constraints.items()
+            if name != "prior"
+        },
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        n_components=2,
+        hidden_layer_sizes=(64,),
+        activation="relu",
+        encoder=None,
+        decoder=None,
+        likelihood="gaussian",
+        posterior="diagonal",
+        objective="sgvb",
+        init="linear",
+        fit_order="joint",
+        n_phase_epochs=10,
+        solver="adam",
+        learning_rate_init=3e-3,
+        alpha=0.0,
+        weight_posterior=None,
+        batch_size="auto",
+        max_iter=1000,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change="auto",
+        tol=1e-3,
+        n_init=1,
+        n_score_draws=100,
+        refine_steps=0,
+        missingness=None,
+        precision="highest",
+        device="auto",
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_clusters = n_clusters
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.objective = objective
+        self.init = init
+        self.fit_order = fit_order
+        self.n_phase_epochs = n_phase_epochs
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.weight_posterior = weight_posterior
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.n_init = n_init
+        self.n_score_draws = n_score_draws
+        self.refine_steps = refine_steps
+        self.missingness = missingness
+        self.precision = precision
+        self.device = device
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # A clusterer that transforms need not keep the dtype; this one does.
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @infers
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each cluster given each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, n_clusters)
+            Estimated with the draws of ``score_samples``; the same for the same row at every call.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        return self._by_shared_draws(X, part_probabilities, _mean_of_each)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable cluster of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Numbers from 0 to ``n_clusters - 1``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        return self.predict_proba(X).argmax(axis=1)
+
+    def _resolve_components(self) -> dict[str, Component]:
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        own = functools.partial(MLP, activation=self.activation)
+        encoder = own(hidden_layer_sizes=sizes) if self.encoder is None else self.encoder
+        decoder = own(hidden_layer_sizes=sizes[::-1]) if self.decoder is None else self.decoder
+        return {
+            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
+            "prior_": MixturePrior(n_components=self.n_clusters),
+            "posterior_": resolve(self.posterior, Posterior, "posterior"),
+            "objective_": resolve(self.objective, Objective, "objective"),
+            "solver_": resolve(self.solver, Solver, "solver"),
+            "encoder_": resolve(encoder, Network, "encoder"),
+            "decoder_": resolve(decoder, Network, "decoder"),
+        }
+
+    def _build_model(
+        self,
+        components: dict[str, Any],
+        n_components: int,
+        summary: ColumnSummary,
+        generator: torch.Generator,
+    ) -> LatentVariableModel:
+        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
+        return build_autoencoder(
+            n_latent=n_components,
+            self_masking=self.missingness is not None,
+            summary=summary,
+            dtype=torch.float32,
+            generator=generator,
+            **{name: components[f"{name}_"] for name in names},
+        )
+
+    def _has_other_size(self) -> list[str]:
+        is_same = self.n_clusters == len(self.weights_)
+        return super()._has_other_size() + ([] if is_same else ["n_clusters"])
+
+    def _begin(self, components: Any, rows: np.ndarray, has_missing: bool) -> Setup:
+        if len(rows) < self.n_clusters:
+            raise ValueError(f"n_clusters={self.n_clusters} needs as many rows; X has {len(rows)}.")
+        return super()._begin(components, rows, has_missing)
+
+    def _start_prior(self, setup: Setup, departures: Sequence[Autoencoder], rows: Rows) -> None:
+        model = setup.model
+        some = rows.evenly_spaced(MIXTURE_ROWS)
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(some), ROWS_AT_ONCE):
+                q = model.posterior(some.slice(start, start + ROWS_AT_ONCE))
+                parts.append(torch.stack([q.mean, q.variance]).double().cpu())
+        mean, variance = torch.cat(parts, dim=1)
+        mixture = GaussianMixture(
+            self.n_clusters,
+            covariance_type="diag",
+            n_init=MIXTURE_RESTARTS,
+            random_state=setup.seed,
+            reg_covar=1e-4,
+        )
+        with warnings.catch_warnings(), config_context(array_api_dispatch=False):
+            # Of points that are too few or too alike, and of restarts that are not the best.
+            warnings.simplefilter("ignore")
+            mixture.fit(mean.numpy())
+        found = [torch.from_numpy(a) for a in (mixture.weights_, mixture.means_)]
+        # What is not known of z is a part of how it varies.
+        spread = torch.from_numpy(mixture.covariances_) + variance.mean(0)
+        # The last departure, if there are two, has other latent variables.
+        for one in (model, *departures[:1]):
+            assert isinstance(one.prior_head, MixtureHead)
+            one.prior_head.start_from_(found[0].clamp_min(1e-6), found[1], spread)
+
+    def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
+        super()._train(rows, X, y, continued=continued, partial=partial)
+        probability = self._of_rows_by_shared_draws(rows, part_probabilities, _mean_of_each)
+        self.labels_ = probability.argmax(axis=1)
+        if self._trainer_state is None:
+            self._sort_clusters()
+        empty = np.setdiff1d(np.arange(self.n_clusters), self.labels_)
+        if len(empty) and not partial:
+            warnings.warn(
+                f"Clusters {empty.tolist()} are empty: no training row has them as its most "
+                f"probable one. n_clusters={self.n_clusters} may be more than there are; another "
+                "random_state, or more rows, may fill them.",
+                EmptyClusterWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _sort_clusters(self) -> None:
+        """Number the clusters by how many rows they have, the largest first."""
+        counts = np.bincount(self.labels_, minlength=self.n_clusters)
+        order = np.argsort(-counts, kind="stable")
+        head = self.model_.prior_head
+        with torch.no_grad():
+            for p in (head.logits, head.mean, head.log_scale):
+                p.copy_(p[torch.from_numpy(order).to(p.device)])
+        for name in ("weights_", "means_", "covariances_"):
+            setattr(self, name, getattr(self, name)[order])
+        self.labels_ = np.argsort(order)[self.labels_]
+
+    def _fitted_attributes(
+        self, setup: Setup, model: LatentVariableModel, rows: np.ndarray
+    ) -> dict[str, Any]:
+        fitted = super()._fitted_attributes(setup, model, rows)
+        head = fitted["model_"].prior_head
+        weight = torch.softmax(head.logits.double(), 0)
+        return fitted | {
+            "weights_": weight.cpu().numpy(),
+            "means_": head.mean.double().cpu().numpy().copy(),
+            "covariances_": torch.exp(2.0 * head.log_scale.double()).cpu().numpy(),
+        }
+
+
+def _mean_of_each(values: Tensor, share: Tensor) -> Tensor:
+    """Mean over the first axis, of values with one more axis than there are shares."""
+    return (share.unsqueeze(-1) * values).sum(0)
