@@ -127,6 +127,16 @@ def load_images(args: argparse.Namespace) -> Images:
     return Images("digits", X[:-SMOKE_TEST_ROWS], X[-SMOKE_TEST_ROWS:])
 
 
+def load_test_labels(args: argparse.Namespace) -> np.ndarray | None:
+    """Classes of the test rows of `load_images`; None where the file does not hold them."""
+    path = None if args.data is None else Path(args.data) / "mnist.npz"
+    if path is None or not path.exists():
+        return load_digits().target[-SMOKE_TEST_ROWS:]
+    with np.load(path) as file:
+        labels = file["y_test"] if "y_test" in file else None
+    return labels[:SMOKE_TEST_ROWS] if args.smoke and labels is not None else labels
+
+
 def load_faces(args: argparse.Namespace) -> np.ndarray | None:
     """Frey faces in [0, 1], (1965, 560); None where the file is not at hand."""
     path = None if args.data is None else Path(args.data) / "frey_faces.npz"
