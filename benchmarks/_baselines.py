@@ -19,11 +19,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from skvae._core._batch import Batch, Clock, draw_noise
+from skvae._core._batch import Batch, Clock, StepInputs, draw_noise
 from skvae._core._sklearn import Interval
+from skvae.engine import TrainingStep
+from skvae.inference import differentiated, hmc_move
+from skvae.inference._hmc import StepSizePilot
 from skvae.models import LatentVariableModel
 from skvae.objectives import SGVB, Objective
 from skvae.objectives._base import Bound
+from skvae.solvers import Solver
+from skvae.solvers._base import LearningRate
 
 POSITIVE_INTEGER = [Interval(Integral, 1, None, closed="left")]
 
@@ -226,3 +231,181 @@ class ScoreFunctionBound(_OtherGradient):
         before = running.clone()
         running.mul_(self.decay).add_(mean, alpha=1.0 - self.decay)
         return before
+
+
+# -- Monte Carlo expectation maximisation --------------------------------------------------------
+
+
+class MonteCarloEM:
+    """Training of p(x, z) without an encoder: posterior draws by Hamiltonian Monte Carlo.
+
+    Each row has a chain of its own, which goes on from where it was when the row comes up again. A
+    visit moves the chains of a batch once, and with where they are takes a few steps of the solver
+    in what p(x, z) depends on.
+
+    Parameters
+    ----------
+    model : LatentVariableModel
+        Trained in place; its encoder stays as it is.
+    rows : Tensor of shape (n_rows, n_columns)
+        Complete rows, in the units of the head, on the device of the model.
+    solver : Solver
+    learning_rate : float
+    alpha : float, default=0.0
+        Precision of the normal prior on weight matrices.
+    batch_size : int, default=100
+    n_leapfrog : int, default=10
+        Steps of a trajectory.
+    n_updates : int, default=5
+        Steps of the solver at each visit.
+    acceptance : float, default=0.9
+        Share of moves to be accepted, for which one step size is tuned all the time.
+    generator : torch.Generator
+        On the device of the model.
+
+    Attributes
+    ----------
+    z : Tensor of shape (1, n_rows, *latent_shape)
+        Where the chains are.
+    step_size : Tensor of shape (1,)
+    acceptance : float
+        Mean probability of acceptance during the last call of `train`.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR. Appendix E, which
+    says 10, 5 and 90 %, and not whether chains go on.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        rows: Tensor,
+        solver: Solver,
+        *,
+        learning_rate: float,
+        alpha: float = 0.0,
+        batch_size: int = 100,
+        n_leapfrog: int = 10,
+        n_updates: int = 5,
+        acceptance: float = 0.9,
+        generator: torch.Generator,
+    ) -> None:
+        self.model = model.eval()
+        self.acceptance = float("nan")
+        self._rows, self._generator = rows, generator
+        self._batch_size = min(batch_size, len(rows))
+        self._n_leapfrog, self._n_updates = n_leapfrog, n_updates
+        noise = draw_noise(
+            model.prior_noise_spec(1),
+            len(rows),
+            generator=generator,
+            dtype=rows.dtype,
+            device=rows.device,
+        )
+        with torch.no_grad():
+            self.z = model.sample_prior(None, noise)
+        self._left = torch.empty(0, dtype=torch.long, device=rows.device)
+        self._pilot = StepSizePilot(rows.new_empty(1), acceptance)
+        _train_only_what_generates_(model, rows[:1], self.z[:, :1])
+        self._step = TrainingStep(
+            [model],
+            _CompleteLogLikelihood(),
+            solver,
+            LearningRate(learning_rate, 0, 0, rows.device),
+            prior_precision=[alpha / len(rows)],
+        )
+
+    @property
+    def step_size(self) -> Tensor:
+        return self._pilot.step_size
+
+    @property
+    def n_evaluations(self) -> int:
+        """Rows whose gradient of log p(x, z) a visit of a row takes."""
+        return 1 + self._n_leapfrog + self._n_updates
+
+    def train(self, n_batches: int) -> float:
+        """Visit the next batches; mean log p(x, z) of their rows before the updates, in nats."""
+        total, accepted, n_rows = self.z.new_zeros(()), self.z.new_zeros(()), 0
+        for _ in range(n_batches):
+            if not len(self._left):
+                n = len(self._rows)
+                self._left = torch.randperm(n, generator=self._generator, device=self.z.device)
+            index, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
+            log_joint, acceptance = self._visit(index)
+            total, accepted = total + log_joint, accepted + acceptance
+            n_rows += len(index)
+        self.acceptance = float(accepted) / n_rows
+        return float(total) / n_rows
+
+    def state(self) -> dict[str, Any]:
+        """What another instance, of an equal model and the same rows, needs in order to go on."""
+        return {
+            "step": [t.clone() for t in self._step.state()],
+            "z": self.z.clone(),
+            "pilot": dict(vars(self._pilot)),
+            "generator": self._generator.get_state(),
+            "left": self._left,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from the state of another instance."""
+        with torch.no_grad():
+            for target, value in zip(self._step.state(), state["step"], strict=True):
+                target.copy_(value)
+        self.z.copy_(state["z"])
+        vars(self._pilot).update(state["pilot"])
+        self._generator.set_state(state["generator"].cpu())
+        self._left = state["left"].to(self.z.device)
+
+    def _visit(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of log p(x, z) after the move and of the probabilities of acceptance."""
+        batch = Batch(self._rows[index])
+        evaluate = differentiated(lambda z: sum(self.model.log_joint(batch, z)))
+        point = evaluate(self.z[:, index])
+        scale = torch.ones_like(point.z[0])
+        step_size = self._pilot.step_size.expand(len(index))
+        point, acceptance = hmc_move(
+            evaluate, point, step_size, scale, self._n_leapfrog, self._generator
+        )
+        self._pilot.adapt(acceptance.mean(1, keepdim=True))
+        self.z[:, index] = point.z
+        share = batch.x.new_full((1, len(index), 1), -1.0 / len(index))
+        inputs = StepInputs(
+            batch.x.unsqueeze(0),
+            None,
+            None,
+            share,
+            {"z": point.z.unsqueeze(0)},
+            share.new_empty(1, len(index)),
+        )
+        self._step.run([inputs] * self._n_updates)
+        return point.log_prob.sum(), acceptance.sum()
+
+
+class _CompleteLogLikelihood(Bound):
+    """log p(x, z) of each row at draws that come as noise: what the solver raises."""
+
+    n_draws = 1
+
+    def __call__(
+        self,
+        model: LatentVariableModel,
+        batch: Batch,
+        noise: Mapping[str, Tensor],
+        clock: Clock | None = None,
+    ) -> Tensor:
+        log_prior, log_likelihood = model.log_joint(batch, noise["z"])
+        return (log_prior + log_likelihood).mean(0)
+
+
+def _train_only_what_generates_(model: LatentVariableModel, x: Tensor, z: Tensor) -> None:
+    """Let exactly those parameters be trained that p(x, z) depends on."""
+    model.requires_grad_(True)
+    parameters = list(model.parameters())
+    with torch.enable_grad():
+        total = sum(model.log_joint(Batch(x), z)).sum()
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, found, strict=True):
+        parameter.requires_grad_(gradient is not None)

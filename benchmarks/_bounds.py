@@ -6,7 +6,7 @@ The same few lines judge all contestants, and check what skvae says of itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,9 @@ SMALLEST = 1e-7
 def lower_bounds(
     X: np.ndarray,
     moments: tuple[np.ndarray, np.ndarray],
-    decode: Callable[[np.ndarray], np.ndarray],
+    decode: Callable[[np.ndarray], Any],
     *,
-    likelihood: Literal["bernoulli", "unit_normal"],
+    likelihood: Literal["bernoulli", "unit_normal", "normal"],
     seed: int = 0,
 ) -> np.ndarray:
     """One-draw bound of each row, in nats, with noise of its own for each row.
@@ -30,9 +30,9 @@ def lower_bounds(
     moments : tuple of ndarray of shape (n_rows, n_latent)
         Means and standard deviations of q(z | x).
     decode : callable
-        From z (n_rows, n_latent) to the means of x.
-    likelihood : {"bernoulli", "unit_normal"}
-        p(x | z): Bernoulli, or normal with variance 1.
+        From z (n_rows, n_latent) to the means of x; with "normal", to means and variances.
+    likelihood : {"bernoulli", "unit_normal", "normal"}
+        p(x | z): Bernoulli, or normal with variance 1 or as `decode` says.
     seed : int
         Of the noise.
     """
@@ -41,10 +41,14 @@ def lower_bounds(
     z = (mean + deviation * noise).astype(X.dtype)
     kl = 0.5 * (mean**2 + deviation**2 - 1.0).sum(1) - np.log(deviation).sum(1)
     x = X.astype(np.float64)
-    expected = decode(z).astype(np.float64)
+    if likelihood == "normal":
+        expected, variance = (np.asarray(t, dtype=np.float64) for t in decode(z))
+    else:
+        expected, variance = decode(z).astype(np.float64), np.float64(1.0)
     if likelihood == "bernoulli":
         p = expected.clip(SMALLEST, 1.0 - SMALLEST)
         log_likelihood = (x * np.log(p) + (1.0 - x) * np.log1p(-p)).sum(1)
     else:
-        log_likelihood = -0.5 * ((x - expected) ** 2 + np.log(2.0 * np.pi)).sum(1)
+        square = (x - expected) ** 2 / variance
+        log_likelihood = -0.5 * (square + np.log(2.0 * np.pi * variance)).sum(1)
     return log_likelihood - kl

@@ -5,13 +5,16 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from benchmarks._baselines import ScoreFunction, WakeSleep
+from benchmarks._baselines import MonteCarloEM, ScoreFunction, WakeSleep
 from skvae import VariationalAutoencoder, load, save
 from skvae.engine._replay import FEWEST_STEPS, runner_for
+from skvae.likelihoods import BernoulliLikelihood
 from skvae.objectives import SGVB
+from skvae.solvers import Adagrad
 from tests.helpers import (
     assert_mean,
     batch_of,
+    build_model,
     linear_gaussian_of,
     noise_for,
     tight_linear_model,
@@ -204,6 +207,7 @@ def rows():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.slow
 @BOTH
 def test_linear_model_comes_near_the_exact_maximum(objective, rows):
     best = VariationalAutoencoder(2, hidden_layer_sizes=(), random_state=0).fit(rows).score(rows)
@@ -251,3 +255,78 @@ def test_steps_with_draws_of_their_own_are_not_recorded():
     eager, recorded = (Step(objective) for objective in (WakeSleep(), SGVB()))
     assert runner_for(eager, FEWEST_STEPS) == eager.run
     assert runner_for(recorded, FEWEST_STEPS) != recorded.run
+
+
+# -- Monte Carlo expectation maximisation --------------------------------------------------------
+
+
+def monte_carlo_em(X, *, likelihood=None, decoder=None, seed=0, **parameters):
+    """Training of a new model by rows X, and the model."""
+    model = build_model(X, likelihood=likelihood, decoder=decoder, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    defaults = {"learning_rate": 0.1, "generator": generator}
+    return MonteCarloEM(model, batch_of(model, X).x, Adagrad(), **defaults | parameters), model
+
+
+def test_monte_carlo_em_of_factor_analysis_rises_to_the_exact_maximum(rows):
+    best = VariationalAutoencoder(2, hidden_layer_sizes=(), random_state=0).fit(rows).score(rows)
+    em, model = monte_carlo_em(rows)
+    encoder = [p.detach().clone() for p in model.encoder.parameters()]
+    reached = []
+    for n_batches in (3, 30, 120):
+        em.train(n_batches)
+        reached.append(linear_gaussian_of(model).log_prob(rows).mean())
+    assert reached[0] < best - 0.3
+    assert reached[0] < reached[1] < reached[2]
+    assert best - 0.06 < reached[2] < best + 1e-3
+    em.train(30)
+    assert em.acceptance == pytest.approx(0.9, abs=0.04)
+    for before, after in zip(encoder, model.encoder.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_chains_of_monte_carlo_em_draw_from_the_posterior(rows):
+    model = tight_linear_model()
+    generator = torch.Generator().manual_seed(0)
+    em = MonteCarloEM(
+        model,
+        batch_of(model, rows).x,
+        Adagrad(),
+        learning_rate=1e-9,  # of a model that stays where it is
+        acceptance=0.8,
+        generator=generator,
+    )
+    mean, covariance = linear_gaussian_of(model).posterior(rows)
+    em.train(30)
+    deviations = []
+    for _ in range(40):
+        em.train(3)
+        deviations.append(em.z[0].numpy() - mean)
+    # The rows are independent, the draws of a chain are not.
+    deviations = np.stack(deviations)
+    assert_mean(deviations.mean(0), 0.0)
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        assert_mean((deviations[..., i] * deviations[..., j]).mean(0), covariance[i, j])
+
+
+def test_monte_carlo_em_goes_on_as_if_it_had_not_been_interrupted(rows, tmp_path):
+    whole, _ = monte_carlo_em(rows)
+    expected = [whole.train(4), whole.train(4)]
+    part, _ = monte_carlo_em(rows)
+    assert part.train(4) == expected[0]
+    torch.save(part.state(), tmp_path / "em.state")
+    resumed, _ = monte_carlo_em(rows)
+    resumed.resume(torch.load(tmp_path / "em.state", weights_only=True))
+    assert resumed.train(4) == expected[1]
+
+
+def test_monte_carlo_em_of_few_rows_of_ones_and_zeros_with_a_prior_on_weights():
+    X = (np.random.default_rng(0).random((10, 1)) < 0.3).astype(float)
+    reached, sizes = [], []
+    for alpha in (0.0, 1e4):
+        em, model = monte_carlo_em(X, likelihood=BernoulliLikelihood(), alpha=alpha)
+        reached.append(em.train(20))
+        weights = [p.detach() for p in model.decoder.parameters() if p.ndim > 1]
+        sizes.append(sum(float(p.norm()) for p in weights))
+    assert np.isfinite(reached).all()
+    assert sizes[1] < 0.3 * sizes[0]

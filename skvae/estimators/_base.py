@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -400,7 +401,8 @@ class LatentVariableEstimator(
         refine_steps: int | None = None,
     ) -> np.ndarray:
         """As `_by_shared_draws`, of rows that were read."""
-        n_draws = self.n_score_draws if self.n_components_ else 1
+        n_draws = positive_integer(self.n_score_draws, "n_score_draws")
+        n_draws = n_draws if self.n_components_ else 1
         infer = self._refiner(self.refine_steps if refine_steps is None else refine_steps)
         noise: dict[str, Tensor] = {}
 
@@ -457,6 +459,8 @@ class LatentVariableEstimator(
 
     def _refiner(self, n_steps: int) -> Callable[[LatentVariableModel, Batch], Any]:
         """Posterior of a batch: the encoder's, or after some steps for each row."""
+        if not isinstance(n_steps, Integral) or n_steps < 0:
+            raise ValueError(f"refine_steps must be an integer >= 0; got {n_steps!r}.")
         noise: dict[str, Tensor] = {}
 
         def infer(model: LatentVariableModel, batch: Batch) -> Any:

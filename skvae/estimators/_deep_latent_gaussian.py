@@ -190,7 +190,20 @@ posterior component, default="diagonal"
     (150, 1)
     """
 
-    _architecture = ("likelihood_", "layers_", "posterior_", "encoder_")
+    _parameter_names: ClassVar[dict[str, str]] = {
+        "noise of layers": "layer_noise",
+        **{
+            f"{name} of layers": name
+            for name in GaussianLayers._parameter_constraints
+            if name != "noise"
+        },
+    }
+
+    @property
+    def _architecture(self) -> tuple[str, ...]:  # type: ignore[override]
+        # An encoder that was not given follows from the layers.
+        own = () if self.encoder is None else ("encoder_",)
+        return ("likelihood_", "layers_", "posterior_", *own)
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **{

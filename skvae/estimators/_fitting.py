@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import joblib
 import numpy as np
@@ -89,6 +89,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     # Names of the components whose change makes `warm_start` impossible.
     _architecture = ("likelihood_", "prior_", "posterior_", "encoder_", "decoder_")
+
+    # What the parameters of components are called among those of the estimator.
+    _parameter_names: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def _resolve_components(self) -> dict[str, Component]:
@@ -329,7 +332,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         before = {"likelihood_": getattr(self, "_likelihood_given", self.likelihood_)}
         for name in self._architecture:
             earlier = before.get(name, getattr(self, name))
-            changed += _changes(name.removesuffix("_"), earlier, components[name])
+            differences = _changes(name.removesuffix("_"), earlier, components[name])
+            changed += [self._parameter_names.get(one, one) for one in differences]
         if changed:
             raise ValueError(
                 f"The fitted model cannot be trained further, since {', '.join(changed)} changed "

@@ -198,6 +198,9 @@ posterior component, default="diagonal"
     (2, 3)
     """
 
+    # The number of parts of the prior is told by its own name.
+    _architecture = ("likelihood_", "posterior_", "encoder_", "decoder_")
+
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **{
             name: constraint

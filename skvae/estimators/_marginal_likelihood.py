@@ -40,8 +40,8 @@ N_DRAWS = {"importance": 1000, "annealed": 16, "reciprocal": 16}
 STARTS = ("posterior", "prior")
 # Moves before those of n_steps, of the chains of the reciprocal estimator.
 N_BURN_IN = 100
-# Fewer moves than these leave nothing to fit a normal to.
-MIN_RECIPROCAL_STEPS = 10
+# Fewer chains and moves than these leave nothing to fit a normal to.
+MIN_RECIPROCAL = 4, 10
 # Effective sample size below which an error bar is worth little.
 FEW_DRAWS = 5.0
 
@@ -81,8 +81,8 @@ class EstimatesLogLikelihood(Host):
               expectation above the truth. For few latent variables, up to about 5, or posteriors
               that are nearly normal.
         n_draws : int or None, default=None
-            Draws for each row, at least 2. None stands for 1000 with ``"importance"`` and for 16
-            chains with the others.
+            Draws for each row, at least 2, or chains, at least 4 with ``"reciprocal"``. None stands
+            for 1000 draws with ``"importance"`` and for 16 chains with the others.
         n_steps : int, default=200
             Temperatures of ``"annealed"``, with a move of each chain at each of them; moves of the
             chains of ``"reciprocal"`` after burn-in, at least 10. Not used by ``"importance"``.
@@ -111,8 +111,8 @@ class EstimatesLogLikelihood(Host):
         Warns
         -----
         UserWarning
-            If the effective sample size of some rows is so small (below 5) that their error bars
-            cannot be trusted.
+            If the effective sample size of some rows is so small (below 5, or half of `n_draws` if
+            that is less) that their error bars cannot be trusted.
 
         See Also
         --------
@@ -144,9 +144,9 @@ class EstimatesLogLikelihood(Host):
         rows = self._known_rows(X)
         one_of(method, tuple(N_DRAWS), "method")
         one_of(start, STARTS, "start")
-        n_draws = N_DRAWS[method] if n_draws is None else _at_least(n_draws, 2, "n_draws")
-        least = MIN_RECIPROCAL_STEPS if method == "reciprocal" else 1
-        n_steps = _at_least(n_steps, least, "n_steps")
+        few, short = MIN_RECIPROCAL if method == "reciprocal" else (2, 1)
+        n_draws = N_DRAWS[method] if n_draws is None else _at_least(n_draws, few, "n_draws")
+        n_steps = _at_least(n_steps, short, "n_steps")
         self._check_weights_are_certain("log_likelihood")
         generator = cpu_generator(random_state)
         infer_for = self._refiner(self.refine_steps)
@@ -191,7 +191,8 @@ class EstimatesLogLikelihood(Host):
         if not self.n_components_:
             values[:, 2] = n_draws
         side = "above" if method == "reciprocal" else "below"
-        few = int(np.sum(values[:, 2] < min(FEW_DRAWS, 0.5 * n_draws)))
+        least = min(FEW_DRAWS, 0.5 * n_draws)
+        few = int(np.sum(values[:, 2] < least))
         if few:
             more = {
                 "importance": "Raise n_draws, or use method='annealed'.",
@@ -199,7 +200,7 @@ class EstimatesLogLikelihood(Host):
                 "reciprocal": "Use method='annealed'.",
             }
             warnings.warn(
-                f"In {few} of {len(values)} rows the effective sample size is below {FEW_DRAWS:g} "
+                f"In {few} of {len(values)} rows the effective sample size is below {least:g} "
                 f"(method={method!r}, n_draws={n_draws}): their values may be further {side} the "
                 f"truth than their standard errors say. {more[method]}",
                 UserWarning,

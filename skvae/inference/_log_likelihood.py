@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student_t
 from torch import Tensor
 
 Side = Literal["below", "above"]
@@ -18,6 +20,8 @@ MAX_SPREAD = 500.0
 # Effective sample size from which on the weights that were met tell more and more of the error by
 # themselves.
 ENOUGH_DRAWS = 50.0
+# Share of a distribution below two standard errors above its centre, about.
+COVERED = 0.975
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,8 +146,16 @@ def log_mean_weight(log_weights: Iterable[Tensor]) -> LogMeanWeight:
     seen = (inverse - 1.0 / n_draws).clamp(min=0.0) * n_draws / max(n_draws - 1, 1)
     supposed = torch.log1p(torch.expm1(_spread(log_w).clamp(max=MAX_SPREAD)) / n_draws)
     share = (ENOUGH_DRAWS * inverse).clamp(max=1.0)
-    error = (seen + share * (supposed - seen).clamp(min=0.0)).sqrt()
+    error = widening(n_draws) * (seen + share * (supposed - seen).clamp(min=0.0)).sqrt()
     return LogMeanWeight(total - math.log(n_draws), error, 1.0 / inverse)
+
+
+def widening(n: int) -> float:
+    """By what an error that is told from `n` independent values is larger than from many.
+
+    So that twice the error covers about as often as twice that of a normal.
+    """
+    return float(student_t.ppf(COVERED, n - 1) / norm.ppf(COVERED)) if n > 1 else math.inf
 
 
 def _spread(log_w: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from skvae._core._batch import Batch, draw_noise
 from skvae._core._normal import LOG_2PI
 from skvae.inference._hmc import differentiated, hmc_chains, hmc_move
 from skvae.inference._importance import Infer
-from skvae.inference._log_likelihood import LogMeanWeight
+from skvae.inference._log_likelihood import LogMeanWeight, widening
 from skvae.models._base import LatentVariableModel
 
 # What is added to the variances of the normal, as a share of those that the encoder says: chains
@@ -38,9 +38,11 @@ def reciprocal_log_likelihood(
     """Log-likelihood of each row from draws of its posterior and a normal fitted to them.
 
     The chains start at draws of the encoder's posterior, and adapt their step sizes while they burn
-    in. A normal is fitted to the first half of what follows, and with the second half the mean of
-    its density over p(x, z) is the reciprocal of the likelihood (Gelfand and Dey, 1994). In
-    expectation the value is above the log-likelihood.
+    in. A normal is fitted to the draws of one half of the chains, and over those of the other half
+    the mean of its density over p(x, z) is the reciprocal of the likelihood (Gelfand and Dey,
+    1994). The halves do not know each other, so that the value is in expectation above the
+    log-likelihood; halves of the same chains are not independent, and short ones are biased to the
+    other side.
 
     Parameters
     ----------
@@ -50,9 +52,9 @@ def reciprocal_log_likelihood(
     generator : torch.Generator
         Where the model is.
     n_chains : int, default=16
-        At least 2: how they differ is the standard error.
+        At least 4: how they differ is the standard error.
     n_steps : int, default=200
-        Moves of each chain after burn-in, at least 4.
+        Moves of each chain after burn-in.
     n_burn_in : int, default=100
         Moves before.
     n_leapfrog : int, default=3
@@ -95,15 +97,17 @@ def reciprocal_log_likelihood(
     point, step_size = hmc_chains(
         evaluate, point, scale, n_pilot=n_burn_in, n_leapfrog=n_leapfrog, generator=generator
     )
-    draws, log_probs = [], []
+    visited, log_probs = [], []
     for _ in range(n_steps):
         point, _ = hmc_move(evaluate, point, step_size, scale, n_leapfrog, generator)
-        draws.append(point.z.flatten(2).double())
+        visited.append(point.z.flatten(2).double())
         log_probs.append(point.log_prob.double())
-    half = n_steps // 2
-    normal = FittedNormal(torch.cat(draws[:half]), RIDGE * variance.flatten(1).double())
-    log_q = torch.stack([normal.log_prob(z) for z in draws[half:]])
-    return reciprocal_mean(log_q - torch.stack(log_probs[half:]))
+    draws = torch.stack(visited)
+    ridge = RIDGE * variance.flatten(1).double()
+    n_fitted = n_chains // 2
+    normal = FittedNormal(draws[:, :n_fitted].flatten(0, 1), ridge)
+    log_q = normal.log_prob(draws[:, n_fitted:].flatten(0, 1)).unflatten(0, (n_steps, -1))
+    return reciprocal_mean(log_q - torch.stack(log_probs)[:, n_fitted:])
 
 
 def reciprocal_mean(log_ratio: Tensor) -> LogMeanWeight:
@@ -126,11 +130,13 @@ def reciprocal_mean(log_ratio: Tensor) -> LogMeanWeight:
     relative = torch.exp(of_chains - log_mean)
     error = relative.std(0) / math.sqrt(n_chains)
     n = n_draws * n_chains
-    return LogMeanWeight(-log_mean, error, n / (1.0 + n * error.square()))
+    return LogMeanWeight(-log_mean, widening(n_chains) * error, n / (1.0 + n * error.square()))
 
 
 class FittedNormal:
     """Normal with the moments of given draws, for each row.
+
+    With few draws for the number of variables its correlations are a little smaller than theirs.
 
     Parameters
     ----------
@@ -143,6 +149,9 @@ class FittedNormal:
         self.mean = z.mean(0)
         centred = z - self.mean
         covariance = torch.einsum("dri,drj->rij", centred, centred) / (len(z) - 1)
+        n_latent = z.shape[-1]
+        diagonal = torch.diag_embed(covariance.diagonal(dim1=1, dim2=2))
+        covariance = torch.lerp(covariance, diagonal, n_latent / (n_latent + len(z)))
         self.factor = torch.linalg.cholesky(covariance + torch.diag_embed(ridge))
 
     def log_prob(self, z: Tensor) -> Tensor:

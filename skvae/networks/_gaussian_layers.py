@@ -92,6 +92,8 @@ class GaussianLayers(Component, kind="layers", shorthand="gaussian_layers"):
             If they are not positive integers.
         """
         given = self.layer_sizes
+        if isinstance(given, (set, frozenset)):
+            raise ValueError(f"layer_sizes must have an order; got the set {given!r}.")
         given = (given,) if isinstance(given, Integral) else tuple(given)
         if not given:
             raise ValueError("layer_sizes must name at least one layer; got ().")

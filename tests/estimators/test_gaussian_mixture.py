@@ -172,5 +172,5 @@ def test_another_number_of_clusters_cannot_be_trained_further():
     model = clusters(warm_start=True).fit(X)
     model.fit(X)
     model.set_params(n_clusters=4)
-    with pytest.raises(ValueError, match=r"since n_clusters, .* changed"):
+    with pytest.raises(ValueError, match="since n_clusters changed"):
         model.fit(X)

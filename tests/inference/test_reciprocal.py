@@ -50,14 +50,29 @@ def test_reciprocals_are_unbiased_for_any_density():
 
 
 def test_fitted_normal_has_the_moments_of_the_draws_and_its_density():
-    z = torch.randn(50, 3, 2, generator=generator(), dtype=torch.float64)
+    z = torch.randn(20_000, 3, 2, generator=generator(), dtype=torch.float64)
     z = z @ torch.tensor([[1.0, 2.0], [0.0, 0.3]], dtype=torch.float64) + 5.0
     normal = FittedNormal(z, torch.zeros(3, 2, dtype=torch.float64))
     points = z[:7] + 0.5
     for i in range(3):
         rows = z[:, i].numpy()
         expected = stats.multivariate_normal(rows.mean(0), np.cov(rows.T)).logpdf(points[:, i])
-        np.testing.assert_allclose(normal.log_prob(points)[:, i], expected)
+        np.testing.assert_allclose(normal.log_prob(points)[:, i], expected, atol=0.05)
+
+
+def test_value_is_above_in_expectation_however_short_the_chains():
+    """The draws that a normal is fitted to know nothing of those that it is used with."""
+    model = perturbed_(tight_linear_model(6, 3), 0.3)
+    exact = linear_gaussian_of(model)
+    X = exact.sample(300)
+    for n_chains, n_steps in ((4, 10), (8, 20)):
+        answer = reciprocal_log_likelihood(
+            model, batch_of(model, X), generator(), n_chains=n_chains, n_steps=n_steps
+        )
+        away = answer.value.numpy() - exact.log_prob(X)
+        assert away.mean() > -3.0 * away.std() / np.sqrt(len(X))
+        # Few chains tell little of how they differ, and the error bars know.
+        assert np.mean(np.abs(away) < 2.0 * answer.standard_error.numpy()) > 0.85
 
 
 def test_estimate_is_that_of_a_linear_model_within_its_error():
@@ -71,7 +86,7 @@ def test_estimate_is_that_of_a_linear_model_within_its_error():
     error = answer.value.numpy() - exact.log_prob(X)
     assert np.abs(error).max() < 0.3
     assert np.mean(np.abs(error) < 2.0 * answer.standard_error.numpy()) > 0.87
-    assert answer.standard_error.max() < 0.1
+    assert answer.standard_error.max() < 0.15
 
 
 def test_chains_that_do_not_move_leave_numbers():
@@ -79,6 +94,6 @@ def test_chains_that_do_not_move_leave_numbers():
     X = linear_gaussian_of(model).sample(3)
     X[1] = 1e200
     answer = reciprocal_log_likelihood(
-        model, batch_of(model, X), generator(), n_chains=2, n_steps=10, n_burn_in=5
+        model, batch_of(model, X), generator(), n_chains=4, n_steps=10, n_burn_in=5
     )
     assert torch.isfinite(answer.value[[0, 2]]).all()
