@@ -13,6 +13,7 @@ from skvae._core._batch import Batch
 from skvae.likelihoods._base import Observation
 from skvae.models._base import LatentVariableModel
 from skvae.posteriors._base import PosteriorDistribution
+from skvae.priors._base import PriorDistribution
 
 Infer = Callable[[Batch], PosteriorDistribution]
 
@@ -25,12 +26,15 @@ class WeightedDraws(NamedTuple):
     z : Tensor of shape (n_some, n_rows, *latent_shape)
     log_weight : Tensor of shape (n_some, n_rows)
         log p(x, z) - log q(z | x), in nats, constants included.
+    prior : PriorDistribution
+        p(z).
     observation : Observation
         p(x | z) along the draws.
     """
 
     z: Tensor
     log_weight: Tensor
+    prior: PriorDistribution
     observation: Observation
 
 
@@ -69,7 +73,7 @@ def weighted_draws(
         z, log_q = q.rsample_and_log_prob({**noise, **some})
         prior, observation = model.generative(batch, z)
         log_likelihood = observation.log_prob(batch.x, batch.mask)
-        yield WeightedDraws(z, log_likelihood + prior.log_prob(z) - log_q, observation)
+        yield WeightedDraws(z, log_likelihood + prior.log_prob(z) - log_q, prior, observation)
 
 
 def log_weights(
@@ -125,15 +129,11 @@ def part_probabilities(
 
     The expectation of p(part | z) under the posterior, by importance sampling.
     """
-    totals, weights = [], []
+    totals = []
     for draws in weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer):
-        prior = model.generative(batch, draws.z).prior
-        log_joint = prior.log_prob_of_parts(draws.z) + draws.log_weight.unsqueeze(-1)
+        log_joint = draws.prior.log_prob_of_parts(draws.z) + draws.log_weight.unsqueeze(-1)
         totals.append(torch.logsumexp(log_joint, dim=0))
-        weights.append(torch.logsumexp(draws.log_weight, dim=0))
-    total = torch.logsumexp(torch.stack(totals), dim=0)
-    log_p = total - torch.logsumexp(torch.stack(weights), dim=0).unsqueeze(-1)
-    return torch.softmax(log_p, dim=-1)
+    return torch.softmax(torch.logsumexp(torch.stack(totals), dim=0), dim=-1)
 
 
 def evidence_lower_bound(
