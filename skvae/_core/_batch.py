@@ -215,6 +215,20 @@ def evenly_spread_normals(spec: NoiseSpec, seed: int) -> Tensor | None:
     return torch.special.ndtri(uniform + 2.0**-31).view(n_draws, *shape)
 
 
+def moment_points(n_latent: int, n_pairs: int) -> Tensor:
+    """Pairs of opposite points (2 * n_pairs, n_latent), float64, with standard normal moments.
+
+    Mean and variance are exact in each variable, so that those of an affine map are.
+    """
+    half = evenly_spread_normals(NoiseSpec((n_pairs, n_latent)), seed=0)
+    if half is None:  # none, or more variables than there are evenly spread points for
+        generator = torch.Generator().manual_seed(0)
+        half = torch.randn(n_pairs, n_latent, generator=generator, dtype=torch.float64)
+    half = half.view(n_pairs, n_latent)
+    half = half / half.square().mean(0).sqrt()
+    return torch.cat([half, -half])
+
+
 class Clock(NamedTuple):
     """Where training is, as tensors on the device, so that a captured step can read it.
 

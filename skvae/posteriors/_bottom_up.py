@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from skvae._core._batch import NoiseSpec, evenly_spread_normals
+from skvae._core._batch import NoiseSpec, moment_points
 from skvae._core._bounds import bounded_log_scale
 from skvae._core._normal import normal_log_prob, standard_normal_log_prob
 from skvae.posteriors._base import PosteriorDistribution, PosteriorHead
@@ -54,14 +54,8 @@ class BottomUpHead(PosteriorHead):
         self.n_outputs = 2 * sizes[-1]
         self.sizes = list(sizes)
         self.upwards = nn.ModuleList(upwards)
-        half = evenly_spread_normals(NoiseSpec((N_PAIRS, self.n_latent)), seed=0)
-        if half is None:
-            generator = torch.Generator().manual_seed(0)
-            half = torch.randn(N_PAIRS, self.n_latent, generator=generator, dtype=torch.float64)
-        half = half.view(N_PAIRS, 1, self.n_latent)
-        half = half / half.square().mean(0).sqrt()
-        points = torch.cat([half, -half]).to(dtype)
-        self.register_buffer("points", points, persistent=False)
+        points = moment_points(self.n_latent, N_PAIRS).unsqueeze(1)
+        self.register_buffer("points", points.to(dtype), persistent=False)
 
     def forward(self, outputs: Tensor, way_down: Layers) -> BottomUp:  # type: ignore[override]
         mean, log_scale = outputs.chunk(2, dim=-1)

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from skvae._core._batch import NoiseSpec, evenly_spread_normals
+from skvae._core._batch import NoiseSpec, moment_points
+from skvae._core._bounds import MAX_LOG_SCALE, MIN_LOG_SCALE
 from skvae._core._component import positive_integers
 from skvae._core._flow import FAMILIES, Flow, import_zuko
 from skvae._core._normal import standard_normal_log_prob
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.posteriors._base import Posterior, PosteriorDistribution, PosteriorHead
-from skvae.posteriors._diagonal import MAX_LOG_SCALE, MIN_LOG_SCALE
 
 # Of the moments: pairs of points of opposite sign, and how many points are bent at once.
 N_PAIRS, N_POINTS_AT_ONCE = 64, 8
@@ -142,7 +142,7 @@ class FlowPosteriorHead(PosteriorHead):
         self.n_context = n_context
         self.n_outputs = 2 * n_latent + n_context
         self.flow = flow
-        self.register_buffer("points", _moment_points(n_latent).to(dtype))
+        self.register_buffer("points", moment_points(n_latent, N_PAIRS).to(dtype))
 
     def forward(self, outputs: Tensor) -> FlowedNormal:
         k = self.n_location_outputs
@@ -246,17 +246,3 @@ class FlowedNormal(PosteriorDistribution):
             self.points,
             held=True,
         )
-
-
-def _moment_points(n_latent: int) -> Tensor:
-    """Points (n_points, n_latent), float64, with moments of a standard normal.
-
-    Mean and variance are exact in each variable, so that those of an affine map are.
-    """
-    half = evenly_spread_normals(NoiseSpec((N_PAIRS, n_latent)), seed=0)
-    if half is None:  # none, or more variables than there are evenly spread points for
-        generator = torch.Generator().manual_seed(0)
-        half = torch.randn(N_PAIRS, n_latent, generator=generator, dtype=torch.float64)
-    half = half.view(N_PAIRS, n_latent)
-    half = half / half.square().mean(0).sqrt()
-    return torch.cat([half, -half])
