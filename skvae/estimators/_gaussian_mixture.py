@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -16,31 +15,26 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils import Tags
 from torch import Tensor
 
-from skvae._core._component import Component, resolve
 from skvae._core._sklearn import Interval
-from skvae._core._summary import ColumnSummary
 from skvae.engine import Rows
-from skvae.estimators._base import LatentVariableEstimator
 from skvae.estimators._fitting import Setup
 from skvae.estimators._transaction import infers
-from skvae.estimators._variational_autoencoder import VariationalAutoencoder
+from skvae.estimators._variational_autoencoder import (
+    AutoencoderEstimator,
+    VariationalAutoencoder,
+)
 from skvae.exceptions import EmptyClusterWarning
 from skvae.inference import part_probabilities
-from skvae.likelihoods import Likelihood
-from skvae.models import Autoencoder, LatentVariableModel, build_autoencoder
-from skvae.networks import MLP, Network
-from skvae.objectives import Objective
-from skvae.posteriors import Posterior
-from skvae.priors import MixturePrior
+from skvae.models import Autoencoder, LatentVariableModel
+from skvae.priors import MixturePrior, Prior
 from skvae.priors._mixture import MixtureHead
-from skvae.solvers import Solver
 
 # Rows that the mixture is started from, at most, and its restarts.
 MIXTURE_ROWS, MIXTURE_RESTARTS = 20_000, 10
 ROWS_AT_ONCE = 1024
 
 
-class GaussianMixtureVariationalAutoencoder(ClusterMixin, LatentVariableEstimator):
+class GaussianMixtureVariationalAutoencoder(ClusterMixin, AutoencoderEstimator):
     """Variational autoencoder that finds clusters: its latent variables follow a mixture.
 
     Each row belongs to one of `n_clusters` clusters, each cluster has a normal distribution of the
@@ -329,38 +323,8 @@ posterior component, default="diagonal"
         """
         return self.predict_proba(X).argmax(axis=1)
 
-    def _resolve_components(self) -> dict[str, Component]:
-        sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        own = functools.partial(MLP, activation=self.activation)
-        encoder = own(hidden_layer_sizes=sizes) if self.encoder is None else self.encoder
-        decoder = own(hidden_layer_sizes=sizes[::-1]) if self.decoder is None else self.decoder
-        return {
-            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
-            "prior_": MixturePrior(n_components=self.n_clusters),
-            "posterior_": resolve(self.posterior, Posterior, "posterior"),
-            "objective_": resolve(self.objective, Objective, "objective"),
-            "solver_": resolve(self.solver, Solver, "solver"),
-            "encoder_": resolve(encoder, Network, "encoder"),
-            "decoder_": resolve(decoder, Network, "decoder"),
-        }
-
-    def _build_model(
-        self,
-        components: dict[str, Any],
-        n_components: int,
-        summary: ColumnSummary,
-        generator: torch.Generator,
-    ) -> LatentVariableModel:
-        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
-        return build_autoencoder(
-            n_latent=n_components,
-            self_masking=self.missingness is not None,
-            summary=summary,
-            dtype=torch.float32,
-            generator=generator,
-            **{name: components[f"{name}_"] for name in names},
-        )
+    def _prior(self) -> Prior:
+        return MixturePrior(n_components=self.n_clusters)
 
     def _has_other_size(self) -> list[str]:
         is_same = self.n_clusters == len(self.weights_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -21,7 +22,50 @@ from skvae.priors import Prior
 from skvae.solvers import Solver
 
 
-class VariationalAutoencoder(LatentVariableEstimator):
+class AutoencoderEstimator(LatentVariableEstimator):
+    """Estimator of one encoder, one decoder and a prior; not for direct use."""
+
+    @abstractmethod
+    def _prior(self) -> Prior:
+        """The prior that the parameters stand for."""
+
+    def _resolve_components(self) -> dict[str, Component]:
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        encoder, decoder = self.encoder, self.decoder
+        if encoder is None:
+            encoder = MLP(hidden_layer_sizes=sizes, activation=self.activation)
+        if decoder is None:
+            decoder = MLP(hidden_layer_sizes=sizes[::-1], activation=self.activation)
+        return {
+            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
+            "prior_": self._prior(),
+            "posterior_": resolve(self.posterior, Posterior, "posterior"),
+            "objective_": resolve(self.objective, Objective, "objective"),
+            "solver_": resolve(self.solver, Solver, "solver"),
+            "encoder_": resolve(encoder, Network, "encoder"),
+            "decoder_": resolve(decoder, Network, "decoder"),
+        }
+
+    def _build_model(
+        self,
+        components: dict[str, Any],
+        n_components: int,
+        summary: ColumnSummary,
+        generator: torch.Generator,
+    ) -> LatentVariableModel:
+        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
+        return build_autoencoder(
+            n_latent=n_components,
+            self_masking=self.missingness is not None,
+            summary=summary,
+            dtype=torch.float32,
+            generator=generator,
+            **{name: components[f"{name}_"] for name in names},
+        )
+
+
+class VariationalAutoencoder(AutoencoderEstimator):
     """Variational autoencoder: a nonlinear factor analysis with a likelihood.
 
     Each row x has a few latent variables z with a normal prior; a decoder network gives the
@@ -337,37 +381,5 @@ posterior component, default="diagonal"
         self.verbose = verbose
         self.random_state = random_state
 
-    def _resolve_components(self) -> dict[str, Component]:
-        sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        encoder, decoder = self.encoder, self.decoder
-        if encoder is None:
-            encoder = MLP(hidden_layer_sizes=sizes, activation=self.activation)
-        if decoder is None:
-            decoder = MLP(hidden_layer_sizes=sizes[::-1], activation=self.activation)
-        return {
-            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
-            "prior_": resolve(self.prior, Prior, "prior"),
-            "posterior_": resolve(self.posterior, Posterior, "posterior"),
-            "objective_": resolve(self.objective, Objective, "objective"),
-            "solver_": resolve(self.solver, Solver, "solver"),
-            "encoder_": resolve(encoder, Network, "encoder"),
-            "decoder_": resolve(decoder, Network, "decoder"),
-        }
-
-    def _build_model(
-        self,
-        components: dict[str, Any],
-        n_components: int,
-        summary: ColumnSummary,
-        generator: torch.Generator,
-    ) -> LatentVariableModel:
-        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
-        return build_autoencoder(
-            n_latent=n_components,
-            self_masking=self.missingness is not None,
-            summary=summary,
-            dtype=torch.float32,
-            generator=generator,
-            **{name: components[f"{name}_"] for name in names},
-        )
+    def _prior(self) -> Prior:
+        return resolve(self.prior, Prior, "prior")
