@@ -2,6 +2,7 @@
 
 from skvae._version import __version__
 from skvae.estimators import (
+    ConditionalVariationalAutoencoder,
     DeepLatentGaussianModel,
     GaussianMixtureVariationalAutoencoder,
     VariationalAutoencoder,
@@ -11,6 +12,7 @@ from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
 
 __all__ = [
+    "ConditionalVariationalAutoencoder",
     "DeepLatentGaussianModel",
     "GaussianMixtureVariationalAutoencoder",
     "LogLikelihood",

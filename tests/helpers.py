@@ -16,6 +16,7 @@ from skvae._core._summary import ColumnSummary
 from skvae.likelihoods import GaussianLikelihood, Likelihood
 from skvae.models import (
     Autoencoder,
+    ConditionalAutoencoder,
     LatentVariableModel,
     build_autoencoder,
     build_deep_gaussian,
@@ -95,6 +96,46 @@ def build_layered(
         dtype=dtype,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def build_conditional(
+    X: np.ndarray,
+    n_context: int,
+    *,
+    in_prior: bool = False,
+    in_decoder: bool = True,
+    hidden: tuple[int, ...] = (5,),
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> ConditionalAutoencoder:
+    """Conditional autoencoder with random weights, none of them 0, for the rows of X."""
+    likelihood, network = GaussianLikelihood(), MLP(hidden_layer_sizes=hidden)
+    generator = torch.Generator().manual_seed(seed)
+
+    def wire(**parts: Any) -> ConditionalAutoencoder:
+        return ConditionalAutoencoder(
+            n_context=n_context, in_prior=in_prior, in_decoder=in_decoder, dtype=dtype, **parts
+        )
+
+    model = build_autoencoder(
+        n_latent=2,
+        summary=likelihood.summarize(X)._replace(has_missing=bool(np.isnan(X).any())),
+        likelihood=likelihood,
+        prior=StandardNormalPrior(),
+        posterior=DiagonalPosterior(),
+        encoder=network,
+        decoder=network,
+        n_encoder_context=n_context,
+        n_decoder_context=n_context if in_decoder else 0,
+        dtype=dtype,
+        generator=generator,
+        kind=wire,
+    )
+    with torch.no_grad():
+        for t in (*model.parameters(), model.feature_slopes, model.missing.root):
+            t.add_(0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype))
+    assert isinstance(model, ConditionalAutoencoder)
+    return model
 
 
 def posterior_head(posterior: Any, n_latent: int, dtype: torch.dtype = torch.float64) -> Any:

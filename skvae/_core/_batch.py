@@ -25,9 +25,8 @@ class Batch(NamedTuple):
     mask : Tensor of shape (n_rows, n_columns) or None
         1 where an entry is observed, 0 where it is missing; None means all observed.
     context : Tensor of shape (n_rows, n_context) or None
-        What a conditional model conditions on.
-    label : Tensor of shape (n_rows,) or None
-        Class indices, -1 where unknown.
+        What a conditional model conditions on: numbers, and for categories indicators, which are
+        all 0 where the category is not known.
     weight : Tensor of shape (n_rows,) or None
         What each row counts for in the mean of the step, 0 on padding rows; None means the same
         for all. Users pass none.
@@ -45,7 +44,6 @@ class Batch(NamedTuple):
     x: Tensor
     mask: Tensor | None = None
     context: Tensor | None = None
-    label: Tensor | None = None
     weight: Tensor | None = None
     noise: Mapping[str, Tensor] | None = None
     factors: Tensor | None = None
@@ -112,6 +110,7 @@ class StepInputs(NamedTuple):
         1 where an entry is missing; given with `features`.
     mixed : MixedNoise or None
         Given with `features`, where there is `mixing`.
+    context : Tensor of shape (n_models, n_rows, n_context) or None
     """
 
     x: Tensor
@@ -125,13 +124,13 @@ class StepInputs(NamedTuple):
     change: Tensor | None = None
     missing: Tensor | None = None
     mixed: MixedNoise | None = None
+    context: Tensor | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
-        mask, factors, mixing = (
-            None if t is None else t[i] for t in (self.mask, self.factors, self.mixing)
-        )
-        batch = Batch(self.x[i], mask, weight=-self.share[i, :, 0], factors=factors, mixing=mixing)
+        names = ("x", "mask", "factors", "mixing", "context")
+        own = {name: t[i] for name in names if (t := getattr(self, name)) is not None}
+        batch = Batch(**own, weight=-self.share[i, :, 0])
         return batch, {name: t[i] for name, t in self.noise.items()}
 
 

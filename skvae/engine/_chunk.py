@@ -84,10 +84,10 @@ class Chunk:
         self._features: Tensor | None = None
         self._change: Tensor | None = None
         if with_features:
-            probe, mask = self.rows_of(0, 0)[:2]
-            features, change = models[0].read(Batch(probe, mask))
+            probe = self.rows_of(0, 0)._replace(weight=None, factors=None, mixing=None)
+            features, change = models[0].read(probe)
             # Most heads read the rows themselves: the same memory serves both.
-            self._same = features is probe
+            self._same = features is probe.x
             self._features = self.rows.x if self._same else empty(*features.shape)
             self._change = None if change is None else empty(*change.shape)
         self._missing = None if self._change is None else torch.empty_like(self.rows.x)
@@ -112,6 +112,7 @@ class Chunk:
                 part(self._change, i),
                 part(self._missing, i),
                 None if self._mixed is None else MixedNoise(*(t[:, i] for t in self._mixed)),
+                part(self.rows.context, i),
             )
             for i in range(n_steps)
         ]

@@ -6,12 +6,13 @@ them: expectation maximisation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._core._batch import Batch
 from skvae._core._factor_analysis import Factors, SecondMoments, factor_analysis
 from skvae.engine._rows import Rows
 from skvae.likelihoods._base import ObservationHead
@@ -37,6 +38,7 @@ def residual_moments(
     *,
     seed: int = 0,
     guess: Factors | None = None,
+    residuals: Callable[[Batch], Tensor | None] | None = None,
 ) -> SecondMoments | None:
     """Second moments of the head's residuals; None if it offers none.
 
@@ -50,23 +52,26 @@ def residual_moments(
         For the start of that model.
     guess : Factors or None, default=None
         From where to find that model, if other rows have told.
+    residuals : callable or None, default=None
+        Residuals of a batch, where they are not those of the head.
     """
     n_rows = len(rows)
-    first = head.residuals(rows.slice(0, 1).x)
+    residuals_of = residuals or (lambda batch: head.residuals(batch.x))
+    first = residuals_of(rows.slice(0, 1))
     if first is None:
         return None
     p = first.shape[-1]
     if rows.has_missing:
         with torch.no_grad():
-            return _moments_of_observed(rows, head, n_factors, p, seed, guess)
+            return _moments_of_observed(rows, head, residuals_of, n_factors, p, seed, guess)
     cost = p * p if p <= DENSE_COLUMNS else 100 * p
     n_used = int(min(n_rows, max(BUDGET / cost, 2 * min(p, DENSE_COLUMNS))))
     used = np.linspace(0, n_rows - 1, n_used).astype(np.int64)
 
     def chunk(start: int) -> torch.Tensor:
-        residuals = head.residuals(rows.gather(used[start : start + CHUNK_ROWS]).x)
-        assert residuals is not None
-        return residuals
+        some = residuals_of(rows.gather(used[start : start + CHUNK_ROWS]))
+        assert some is not None
+        return some
 
     starts = range(0, n_used, CHUNK_ROWS)
     with torch.no_grad():
@@ -90,6 +95,7 @@ def residual_moments(
 def _moments_of_observed(
     rows: Rows,
     head: ObservationHead,
+    residuals_of: Callable[[Batch], Tensor | None],
     n_factors: int,
     p: int,
     seed: int,
@@ -111,7 +117,7 @@ def _moments_of_observed(
     used = np.linspace(0, len(rows) - 1, n_used).astype(np.int64)
     batch = rows.gather(used)
     assert batch.mask is not None
-    residuals, mask = head.residuals(batch.x), batch.mask
+    residuals, mask = residuals_of(batch), batch.mask
     assert residuals is not None
     if head.column_of_feature is not None:
         mask = mask[:, head.column_of_feature]

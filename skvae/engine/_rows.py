@@ -35,6 +35,8 @@ class Rows:
     placeholder : float, Tensor of shape (n_columns,) or None, default=None
         What stands for missing entries (NaN), in the units of the model. None means that no entry
         is missing, and batches have no mask.
+    context : ndarray of shape (n, n_context) or None, default=None
+        What a conditional model is told of each row.
     index : ndarray of int or None
         Rows that belong to this set; None means all.
     dtype : torch.dtype
@@ -48,12 +50,14 @@ class Rows:
         standardize: Callable[[Tensor], Tensor],
         *,
         placeholder: float | Tensor | None = None,
+        context: np.ndarray | None = None,
         index: np.ndarray | None = None,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._X = X
         self._placeholder = placeholder
+        self._context = context
         self._known: dict[str, Tensor] = {}
         self._resident = _resident(X, device)
         self._standardize = standardize
@@ -109,15 +113,18 @@ class Rows:
         else:
             x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
         own = self._standardize(x).to(self._dtype)
+        context = None
+        if self._context is not None:
+            context = torch.from_numpy(self._context[rows]).to(self._device, self._dtype)
         if self._placeholder is None:
-            return Batch(own)
+            return Batch(own, context=context)
         # What is not a number is not equal to itself.
         mask = torch.eq(x, x, out=torch.empty_like(own))
         if isinstance(self._placeholder, Tensor):
             own = torch.where(mask > 0, own, self._placeholder.to(own))
         else:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
-        return Batch(own, mask, **self._known_of(positions))
+        return Batch(own, mask, context, **self._known_of(positions))
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""

@@ -23,7 +23,7 @@ from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
 from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
-from skvae.estimators._rows import compute_dtype, contains_nan
+from skvae.estimators._rows import KnownRows, compute_dtype, contains_nan
 from skvae.estimators._transaction import infers
 from skvae.inference import (
     evidence_lower_bound,
@@ -87,8 +87,8 @@ class LatentVariableEstimator(
         rows = self._known_rows(X)
         if self.refine_steps:
             refine = self._refiner(self.refine_steps)
-            return self._by_rows(rows, REFINEMENT_DRAWS, lambda *given: refine(*given).mean)
-        return self._by_rows(rows, 1, lambda model, batch: model.posterior_mean(batch))
+            return self._means_by_rows(rows, REFINEMENT_DRAWS, lambda *given: refine(*given).mean)
+        return self._means_by_rows(rows, 1, lambda model, batch: model.posterior_mean(batch))
 
     @infers
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -111,6 +111,10 @@ class LatentVariableEstimator(
         ValueError
             If X is not numeric and finite, or has not `n_components_` columns.
         """
+        return self._decode(X)
+
+    def _decode(self, X: Any, context: np.ndarray | None = None) -> Any:
+        """Expected rows for latent variables X, given the context of each if there is any."""
         check_is_fitted(self)
         Z = check_array(X, input_name="X", dtype=[np.float64, np.float32], ensure_min_features=0)
         if Z.shape[1] != self.n_components_:
@@ -124,9 +128,15 @@ class LatentVariableEstimator(
         out = np.empty((len(Z), self.n_features_in_), dtype=dtype)
         for part in self._chunks(model, len(Z), 1):
             z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
-            observation = model.generative(Batch(z), z.unsqueeze(0)).observation
-            out[part] = head.from_expectation(observation.expectation)[0].cpu().numpy()
+            expectation = self._expectation(model, z.unsqueeze(0), context, part)
+            out[part] = head.from_expectation(expectation)[0].cpu().numpy()
         return self._as_given(out)
+
+    def _expectation(
+        self, model: LatentVariableModel, z: Tensor, context: np.ndarray | None, part: slice
+    ) -> Tensor:
+        """What the head expects for given z, of which `part` are the rows."""
+        return model.generative(self._unseen(model, context, part), z).observation.expectation
 
     @infers
     def score_samples(self, X: Any) -> np.ndarray:
@@ -160,7 +170,7 @@ class LatentVariableEstimator(
         Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders.
         ICLR. Equation 8.
         """
-        return self._by_shared_draws(X, importance_log_likelihood, _log_mean_exp)
+        return self._by_shared_draws(X, importance_log_likelihood, log_mean_exp)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, as estimated by ``score_samples``.
@@ -210,7 +220,7 @@ class LatentVariableEstimator(
         ValueError
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
-        return self._by_shared_draws(X, evidence_lower_bound, _mean)
+        return self._by_shared_draws(X, evidence_lower_bound, mean_of_models)
 
     @infers
     def amortization_gap(self, X: Any, n_steps: int = 100) -> np.ndarray:
@@ -250,7 +260,7 @@ class LatentVariableEstimator(
         """
         n_steps = positive_integer(n_steps, "n_steps")
         amortized, refined = (
-            self._by_shared_draws(X, evidence_lower_bound, _mean, refine_steps=steps)
+            self._by_shared_draws(X, evidence_lower_bound, mean_of_models, refine_steps=steps)
             for steps in (0, n_steps)
         )
         return refined - amortized
@@ -350,6 +360,12 @@ class LatentVariableEstimator(
         check_is_fitted(self)
         n_samples = positive_integer(n_samples, "n_samples")
         generator = cpu_generator(random_state)
+        return self._draw(n_samples, generator, self._context_of_draws(n_samples, generator))
+
+    def _draw(
+        self, n_samples: int, generator: torch.Generator, context: np.ndarray | None
+    ) -> np.ndarray:
+        """Rows of the model, given the context of each if there is any."""
         dtype, model = self._model_for(np.dtype(np.float32))
         device = next(model.parameters()).device
         on_device = generator_on(device, generator)
@@ -361,19 +377,32 @@ class LatentVariableEstimator(
                 n_rows = len(range(mine.start, mine.stop, len(models)))
                 if n_rows:
                     noise = self._noise(one, one.prior_noise_spec(1), n_rows, generator)
-                    z = one.sample_prior(None, noise)
-                    x = one.generative(Batch(z), z).observation.sample(on_device)[0]
+                    unseen = self._unseen(one, context, mine)
+                    z = one.sample_prior(unseen, noise)
+                    x = one.generative(unseen, z).observation.sample(on_device)[0]
                     out[mine] = one.observation_head.unstandardize(x).cpu().numpy()
         return self._as_given(out)
 
     # -- how rows go through the model --------------------------------------------------------
 
-    def _known_rows(self, X: Any) -> np.ndarray:
+    def _known_rows(self, X: Any) -> KnownRows:
         """Rows for a fitted model: validated, and within the support of the likelihood."""
         check_is_fitted(self)
         rows = self._read_rows(X, reset=False)
         self.likelihood_.check_support(rows, getattr(self, "feature_names_in_", None))
-        return rows
+        return KnownRows(rows)
+
+    def _context_of_draws(self, n_samples: int, generator: torch.Generator) -> np.ndarray | None:
+        """Context of rows that are to be drawn; none in most estimators."""
+        return None
+
+    def _unseen(self, model: LatentVariableModel, context: np.ndarray | None, part: slice) -> Batch:
+        """Rows of which nothing is known but their context."""
+        first = next(model.parameters())
+        nothing = first.new_empty(0, self.n_features_in_)
+        if context is None:
+            return Batch(nothing)
+        return Batch(nothing, context=torch.from_numpy(context[part]).to(first))
 
     def _by_shared_draws(
         self,
@@ -394,7 +423,7 @@ class LatentVariableEstimator(
 
     def _of_rows_by_shared_draws(
         self,
-        rows: np.ndarray,
+        rows: KnownRows,
         function: Callable[..., Tensor],
         pool: Callable[[Tensor, Tensor], Tensor],
         *,
@@ -487,7 +516,7 @@ class LatentVariableEstimator(
 
     def _by_rows(
         self,
-        rows: np.ndarray,
+        known: KnownRows,
         n_draws: int,
         function: Callable[[LatentVariableModel, Batch], Tensor],
         *,
@@ -497,12 +526,14 @@ class LatentVariableEstimator(
 
         In the dtype of answers, unless `out_dtype` says otherwise.
         """
+        rows = known.x
         dtype, model = self._model_for(compute_dtype(rows))
         head = model.observation_head
         source = Rows(
             rows,
             head.standardize,
             placeholder=head.placeholder if contains_nan(rows) else None,
+            context=known.context,
             dtype=torch_dtype(dtype),
             device=next(model.parameters()).device,
         )
@@ -514,6 +545,15 @@ class LatentVariableEstimator(
             out[part] = result
         assert out is not None
         return out
+
+    def _means_by_rows(
+        self,
+        known: KnownRows,
+        n_draws: int,
+        function: Callable[[LatentVariableModel, Batch], Tensor],
+    ) -> np.ndarray:
+        """As `_by_rows`, of expectations: of what is not known but matters, they take the mean."""
+        return self._by_rows(known, n_draws, function)
 
     @staticmethod
     def _at_once(model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
@@ -557,11 +597,11 @@ class LatentVariableEstimator(
         return {name: t.to(device=first.device, dtype=first.dtype) for name, t in noise.items()}
 
 
-def _mean(values: Tensor, share: Tensor) -> Tensor:
+def mean_of_models(values: Tensor, share: Tensor) -> Tensor:
     """Mean over the first axis."""
     return (share * values).sum(0)
 
 
-def _log_mean_exp(values: Tensor, share: Tensor) -> Tensor:
+def log_mean_exp(values: Tensor, share: Tensor) -> Tensor:
     """Logarithm of the mean of the exponentials over the first axis."""
     return torch.logsumexp(values + share.log(), dim=0)

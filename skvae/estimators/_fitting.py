@@ -72,7 +72,11 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 
 
 class Setup(NamedTuple):
-    """What training starts from; `others` are restarts of `model`, with other weights."""
+    """What training starts from.
+
+    `others` are restarts of `model`, with other weights; `context` is what is known of the training
+    rows beside themselves, (n_rows, n_context), where the model wants to know something.
+    """
 
     components: dict[str, Component]
     model: LatentVariableModel
@@ -82,6 +86,7 @@ class Setup(NamedTuple):
     n_epochs: int
     has_missing: bool
     others: tuple[LatentVariableModel, ...] = ()
+    context: np.ndarray | None = None
 
 
 class FittedByBound(CallbackSupportMixin, BaseEstimator):
@@ -213,6 +218,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         rows = self._read_rows(X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=True)
 
+    def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> np.ndarray | None:
+        """What is known of the training rows beside themselves; nothing in most estimators."""
+        return None
+
     def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Validated rows, as all that follows sees them."""
         if reset:
@@ -253,6 +262,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
+        context = self._read_context(X, y, len(rows), reset=not continued)
         has_missing = contains_nan(rows)
         setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
@@ -260,10 +270,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if has_missing:
             if continued and partial and np.isnan(rows).all():
                 return self
-            kept = _without_empty_rows(rows, 1 if continued and partial else 2)
+            kept = _rows_not_empty(rows, 1 if continued and partial else 2)
             # That nothing is told may itself be told of, where there is a missingness.
-            if self.missingness is None and len(kept) < len(rows):
-                rows, has_missing = kept, contains_nan(kept)
+            if self.missingness is None and not kept.all():
+                rows, context = rows[kept], None if context is None else context[kept]
+                has_missing = contains_nan(rows)
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
                 f"weight_posterior={self.weight_posterior!r} needs a prior on the weights; got "
@@ -271,6 +282,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         if setup is None:
             setup = self._begin(components, rows, has_missing)
+        setup = setup._replace(context=context)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
                 "fit_order='em' trains the recognition model while the generative model stays as "
@@ -531,7 +543,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
         n_factors = min(setup.model.n_linear, n_identified)
-        moments = residual_moments(rows, head, n_factors, seed=setup.seed, guess=guess)
+        self._explain_by_context(setup.model, rows)
+        residuals = setup.model.residuals
+        moments = residual_moments(
+            rows, head, n_factors, seed=setup.seed, guess=guess, residuals=residuals
+        )
         if moments is None:
             return [], None
         generator = Streams(setup.seed).generator("init")
@@ -544,6 +560,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         places = start_linear_(setup.model, moments, n_factors, judge=judge, generator=generator)
         self._start_prior(setup, places, rows)
         return places, moments.guess
+
+    def _explain_by_context(self, model: Autoencoder, rows: Rows) -> None:
+        """Find what the context of rows explains of them; nothing where they have none."""
 
     def _start_prior(self, setup: Setup, departures: Sequence[Autoencoder], rows: Rows) -> None:
         """Start what the linear model says nothing of; nothing in most estimators.
@@ -673,8 +692,8 @@ def _learns_missing(model: LatentVariableModel) -> bool:
     return isinstance(model, Autoencoder) and model.missing.path is not None
 
 
-def _without_empty_rows(rows: np.ndarray, fewest: int) -> np.ndarray:
-    """Rows of which something is observed; nothing can be learned from others."""
+def _rows_not_empty(rows: np.ndarray, fewest: int) -> np.ndarray:
+    """Whether something of each row is observed; nothing can be learned from others."""
     is_empty = np.isnan(rows).all(axis=1)
     n_left = len(rows) - int(is_empty.sum())
     if n_left < fewest:
@@ -682,7 +701,7 @@ def _without_empty_rows(rows: np.ndarray, fewest: int) -> np.ndarray:
             f"X has {len(rows)} rows, of which {n_left} hold anything but missing values. At least "
             f"{fewest} are needed."
         )
-    return rows[~is_empty] if is_empty.any() else rows
+    return ~is_empty
 
 
 def _restart_generator(seed: int, restart: int) -> torch.Generator:
@@ -703,6 +722,7 @@ def _rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -
         rows,
         head.standardize,
         placeholder=head.placeholder if setup.has_missing else None,
+        context=setup.context,
         index=index,
         dtype=first.dtype,
         device=first.device,

@@ -18,6 +18,7 @@ from torch import Tensor
 from skvae._core._sklearn import Interval
 from skvae.engine import Rows
 from skvae.estimators._fitting import Setup
+from skvae.estimators._rows import KnownRows
 from skvae.estimators._transaction import infers
 from skvae.estimators._variational_autoencoder import (
     AutoencoderEstimator,
@@ -365,7 +366,9 @@ posterior component, default="diagonal"
 
     def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         super()._train(rows, X, y, continued=continued, partial=partial)
-        probability = self._of_rows_by_shared_draws(rows, part_probabilities, _mean_of_each)
+        probability = self._of_rows_by_shared_draws(
+            KnownRows(rows), part_probabilities, _mean_of_each
+        )
         self.labels_ = probability.argmax(axis=1)
         if self._trainer_state is None:
             self._sort_clusters()

@@ -99,8 +99,8 @@ class ImputesMissing(Host):
             x = model.observation_head.from_expectation(expectation)
             return torch.cat([x, ess.unsqueeze(1).to(x)], dim=1)
 
-        out = self._by_rows(rows, n_draws, filled)
-        X_filled = self._filled(X, rows, out[:, :-1])
+        out = self._means_by_rows(rows, n_draws, filled)
+        X_filled = self._filled(X, rows.x, out[:, :-1])
         return (X_filled, out[:, -1]) if return_ess else X_filled
 
     @infers
@@ -192,7 +192,7 @@ class ImputesMissing(Host):
             return model.observation_head.unstandardize(x).transpose(0, 1)
 
         out = self._by_rows(rows, max(n_draws, n_samples), drawn)
-        filled = [self._filled(X, rows, out[:, i]) for i in range(n_samples)]
+        filled = [self._filled(X, rows.x, out[:, i]) for i in range(n_samples)]
         return np.stack(filled) if getattr(self, "_schema", None) is None else filled
 
     def _filled(self, X: Any, rows: np.ndarray, values: np.ndarray) -> Any:

@@ -287,18 +287,20 @@ class EstimatesLogLikelihood(Host):
         on_device = generator_on(next(model.parameters()).device, generator)
         infer = functools.partial(self._refiner(self.refine_steps), model)
         # All rows before all chains: they are the same for any number of steps.
+        context = self._context_of_draws(n_samples, generator)
         drawn_z, drawn_x = [], []
         for part in self._chunks(model, n_samples, 1):
             specs = model.prior_noise_spec(1)
             noise = self._noise(model, specs, part.stop - part.start, generator)
-            drawn_z.append(model.sample_prior(None, noise))
-            observation = model.generative(Batch(drawn_z[-1]), drawn_z[-1]).observation
+            unseen = self._unseen(model, context, part)
+            drawn_z.append(model.sample_prior(unseen, noise))
+            observation = model.generative(unseen, drawn_z[-1]).observation
             drawn_x.append(observation.sample(on_device)[0])
         all_z, all_x = torch.cat(drawn_z, 1), torch.cat(drawn_x)
         bounds = np.empty((2, n_samples, 3))
         n_at_once, _ = self._at_once(model, n_draws)
         for part in self._chunks(model, n_samples, n_draws):
-            z, batch = all_z[:, part], Batch(all_x[part])
+            z, batch = all_z[:, part], self._unseen(model, context, part)._replace(x=all_x[part])
             if not self.n_components_:
                 noise = self._noise(model, model.noise_spec(1), len(batch.x), generator)
                 bounds[:, part] = _exact(model, batch, noise).cpu().numpy()

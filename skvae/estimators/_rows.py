@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,20 @@ HASHED_AT_ONCE = 2**15
 SCANNED_AT_ONCE = 2**20
 MIN_VALIDATION_ROWS = 5
 FEWEST_ROWS = 20
+
+
+class KnownRows(NamedTuple):
+    """Rows for a fitted model, and what is known of them beside themselves.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_rows, n_columns)
+        Validated.
+    context : ndarray of shape (n_rows, n_context) or None
+    """
+
+    x: np.ndarray
+    context: np.ndarray | None = None
 
 
 def read_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:

@@ -166,10 +166,11 @@ def chain_draws(
     assert batch.mask is not None
     n_chains, n_rows, _ = x.shape
     mask = batch.mask.repeat(n_chains, 1)
+    context = None if batch.context is None else batch.context.repeat(n_chains, 1)
     x, z = x.flatten(0, 1), z.flatten(0, 1).unsqueeze(0)
     for _ in range(n_steps):
         # The row as it is filled in serves as a proposal; what is missing is missing all the same.
-        now = Batch(x)
+        now = Batch(x, context=context)
         q = model.posterior(now)
         proposed = q.rsample(_fresh(model.noise_spec(1), x, generator))
         if corrected:
@@ -178,7 +179,7 @@ def chain_draws(
             accepted = torch.log(uniform).to(gain) < gain
             proposed = torch.where(accepted.view(1, -1, *[1] * (z.ndim - 2)), proposed, z)
         z = proposed
-        x = _with_observed(model, Batch(x, mask), z, generator)[0]
+        x = _with_observed(model, Batch(x, mask, context), z, generator)[0]
     return x.view(n_chains, n_rows, -1)
 
 

@@ -7,5 +7,6 @@ from skvae.models._autoencoder import (
     start_linear_,
 )
 from skvae.models._base import Generative, LatentVariableModel
+from skvae.models._conditional import ConditionalAutoencoder, Regression
 from skvae.models._deep_gaussian import build_deep_gaussian
 from skvae.models._derived import DerivedAutoencoder, can_derive, defines

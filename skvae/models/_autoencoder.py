@@ -6,6 +6,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,33 +80,55 @@ class Autoencoder(LatentVariableModel):
         code = code + change
         if self.missing.path is not None:
             code = code + self.missing.path(1.0 - batch.mask)
-        normals = self.prior_head.as_normals()
-        all_in_code = self.posterior_head.n_location_outputs == self.latent_shape[0]
-        if normals is not None and self.missingness is None and all_in_code:
+        if self.missingness is None:
             # Of a row of which nothing is observed the posterior is the prior.
-            mean, log_scale = normals
-            nothing = self.posterior_head.outputs_at(log_scale).to(code)
-            nothing = torch.cat([mean.to(code), nothing[len(mean) :]])
-            code = torch.where(batch.mask.any(1, keepdim=True), code, nothing)
+            nothing = self.code_of_nothing(batch)
+            if nothing is not None:
+                code = torch.where(batch.mask.any(1, keepdim=True), code, nothing.to(code))
         return code
+
+    def code_of_nothing(self, batch: Batch) -> Tensor | None:
+        """Code, (n_code,) or (n_rows, n_code), of which the posterior is the prior, if there is."""
+        normals = self.prior_head.as_normals()
+        if normals is None or self.posterior_head.n_location_outputs != self.latent_shape[0]:
+            return None
+        mean, log_scale = normals
+        return torch.cat([mean, self.posterior_head.outputs_at(log_scale)[len(mean) :]])
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """What the encoder reads, and what comes to its outputs where entries are missing."""
         # What is under the mask is read over if it is known with what.
         has_fill = batch.mask is not None and batch.factors is not None
-        features = self.observation_head.features(batch.x, None if has_fill else batch.mask)
+        features = self.features(batch, None if has_fill else batch.mask)
         if batch.mask is None:
-            return features, None
+            return self.beside_context(features, batch), None
         change = self.missing.less_sure(batch.mask)
         if not change.shape[-1]:
             change = features.new_zeros(*features.shape[:-1], *self.latent_shape)
         features = self.missing.filled(features, batch.mask, batch.factors)
+        features = self.beside_context(features, batch)
         return features, self.posterior_head.change_of_outputs(change)
+
+    def features(self, batch: Batch, mask: Tensor | None) -> Tensor:
+        """What of the rows themselves the encoder reads, 0 where something is missing."""
+        return self.observation_head.features(batch.x, mask)
+
+    def residuals(self, batch: Batch) -> Tensor | None:
+        """What the factors of a linear model are to explain; None if there is no such model."""
+        return self.observation_head.residuals(batch.x)
+
+    def beside_context(self, features: Tensor, batch: Batch) -> Tensor:
+        """What the encoder reads in all: of the rows, and of what else is known of them."""
+        return features
+
+    def decoder_inputs(self, z: Tensor, batch: Batch) -> Tensor:
+        """What the decoder reads, (n_draws, n_rows, n_inputs): z, and what else there is."""
+        return z
 
     def knowable(self, batch: Batch, *, n_rows: int) -> dict[str, Tensor]:
         if batch.mask is None or not self.missing.loadings.shape[1]:
             return {}
-        features = self.observation_head.features(batch.x, batch.mask)
+        features = self.features(batch, batch.mask)
         known = {"factors": self.missing.factors(features, batch.mask)}
         if self.posterior_head.mixes and n_rows * self.latent_shape[0] ** 2 <= MIXING_ENTRIES:
             known["mixing"] = self.missing.mixing(batch.mask)
@@ -155,8 +178,17 @@ class Autoencoder(LatentVariableModel):
     def stand_linear_(self) -> None:
         """Silence what else there is when the networks are made a linear model."""
 
-    def prior(self) -> PriorDistribution:
-        """p(z)."""
+    def standing(self, start: LinearStart) -> LinearStart:
+        """The linear model with its factors as the prior has them."""
+        return start
+
+    def start_networks_(self, start: LinearStart, ways: LinearWays) -> None:
+        """Make the networks the maps of a linear model."""
+        self.decoder.start_linear_(ways.decoder, ways.outputs)
+        self.encoder.start_linear_(ways.encoder, ways.code)
+
+    def prior(self, batch: Batch | None = None) -> PriorDistribution:
+        """p(z), of the rows of `batch` where it depends on what is known of them."""
         return self.prior_head(self.encode)
 
     def start_at_(self, batch: Batch, generator: torch.Generator) -> None:
@@ -165,14 +197,14 @@ class Autoencoder(LatentVariableModel):
     def posterior_mean(self, batch: Batch) -> Tensor:
         if batch.mask is not None or not self.posterior_head.mean_is_location:
             return super().posterior_mean(batch)
-        features = self.observation_head.features(batch.x, batch.mask)
+        features, _ = self.read(batch)
         return self.encoder.first_outputs(features, self.posterior_head.n_location_outputs)
 
     def generative(self, batch: Batch, z: Tensor) -> Generative:
         head = self.observation_head
-        outputs = _through(self.decoder, z, batch.noise, "decoder")
+        outputs = _through(self.decoder, self.decoder_inputs(z, batch), batch.noise, "decoder")
         observation = Observation(head, head.params_from(outputs), self.missingness)
-        return Generative(self.prior(), observation)
+        return Generative(self.prior(batch), observation)
 
     def prior_noise_spec(self, n_draws: int) -> dict[str, NoiseSpec]:
         specs = self.prior_head.noise_spec(n_draws)
@@ -181,7 +213,26 @@ class Autoencoder(LatentVariableModel):
         return specs
 
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
-        return self.prior().sample(noise)
+        return self.prior(batch).sample(noise)
+
+
+class LinearWays(NamedTuple):
+    """Networks of a linear model.
+
+    Attributes
+    ----------
+    decoder : Tensor of shape (n_latent, n_location_outputs)
+    outputs : Tensor of shape (n_outputs,)
+        Where z is 0.
+    encoder : Tensor of shape (n_features, n_location_outputs of the posterior)
+    code : Tensor of shape (n_code,)
+        Of the mean row.
+    """
+
+    decoder: Tensor
+    outputs: Tensor
+    encoder: Tensor
+    code: Tensor
 
 
 def _through(
@@ -203,31 +254,32 @@ def build_autoencoder(
     encoder: Network,
     decoder: Network,
     self_masking: bool = False,
+    n_encoder_context: int = 0,
+    n_decoder_context: int = 0,
     dtype: torch.dtype,
     generator: torch.Generator,
     kind: Callable[..., Autoencoder] = Autoencoder,
 ) -> Autoencoder:
     """Autoencoder with freshly drawn weights that starts at the marginals of the columns.
 
-    `kind` wires the parts.
+    `kind` wires the parts, of which encoder and decoder may read some numbers beside their own.
     """
     observation_head = likelihood.build(summary, dtype)
     posterior_head = posterior.build(n_latent, dtype=dtype, generator=generator)
-    prior_head = prior.build(
-        n_latent, n_features=observation_head.n_features, dtype=dtype, generator=generator
-    )
+    n_read = observation_head.n_features + n_encoder_context
+    prior_head = prior.build(n_latent, n_features=n_read, dtype=dtype, generator=generator)
     if n_latent == 0:
         # Nothing to encode and nothing to decode from: the model is the marginals of the columns.
         encoder = decoder = MLP(hidden_layer_sizes=())
     encoder_head = encoder.build(
-        observation_head.n_features,
+        n_read,
         posterior_head.n_outputs,
         n_location_outputs=posterior_head.n_location_outputs,
         dtype=dtype,
         generator=generator,
     )
     decoder_head = decoder.build(
-        n_latent,
+        n_latent + n_decoder_context,
         observation_head.n_outputs,
         n_location_outputs=observation_head.n_location_outputs,
         dtype=dtype,
@@ -372,7 +424,7 @@ def _take_over_(model: Autoencoder, start: LinearStart, *, parameters: bool = Tr
 
 def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
     """Make `model` a linear model; `unused` are encoder weights of what has no factor."""
-    head = model.observation_head
+    head, start = model.observation_head, model.standing(start)
     (n_latent,) = model.latent_shape
     n_places = model.posterior_head.n_location_outputs
     n_factors = start.loadings.shape[1]
@@ -394,5 +446,5 @@ def _stand_at_(model: Autoencoder, start: LinearStart, unused: Tensor) -> None:
     outputs = head.initial_outputs()
     if start.outputs is not None:
         outputs = torch.from_numpy(start.outputs)
-    model.decoder.start_linear_(decoder, outputs)
-    model.encoder.start_linear_(encoder, model.posterior_head.outputs_at(log_scale))
+    code = model.posterior_head.outputs_at(log_scale)
+    model.start_networks_(start, LinearWays(decoder, outputs, encoder, code))

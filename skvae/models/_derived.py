@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import StepInputs
@@ -15,6 +16,7 @@ from skvae._core._flat import Stack
 from skvae._core._products import add_products_, products_into
 from skvae.models._autoencoder import Autoencoder
 from skvae.models._base import LatentVariableModel
+from skvae.models._conditional import ConditionalAutoencoder
 from skvae.models._missing import MissingEntries
 from skvae.networks._layers import LinearPath
 
@@ -25,7 +27,9 @@ def can_derive(model: LatentVariableModel) -> bool:
     A subclass may compute something else by any method that it overrides, and would inherit a
     gradient that is not its own; so would a module with hooks, or parameters that are not trained.
     """
-    if type(model) is not Autoencoder or not all(p.requires_grad for p in model.parameters()):
+    if type(model) not in {Autoencoder, ConditionalAutoencoder}:
+        return False
+    if not all(p.requires_grad for p in model.parameters()):
         return False
     parts = (
         model.encoder,
@@ -84,6 +88,7 @@ class DerivedAutoencoder:
         missing = stack.part("missing")
         self.path = missing.values.get("path.weight")
         self.path_gradient = missing.gradients.get("path.weight")
+        self._with_context = isinstance(model, ConditionalAutoencoder) and model.in_decoder
 
     def log_likelihood(self, inputs: StepInputs) -> Tensor:
         """log p(x | z) of each draw, (n_models, n_draws * n_rows), in nats."""
@@ -100,7 +105,11 @@ class DerivedAutoencoder:
         if n_draws > 1:
             x = x.repeat(1, n_draws, 1)
             mask = None if mask is None else mask.repeat(1, n_draws, 1)
-        return self.observation.log_prob(self.decoder.forward(z), x, mask)
+        read = z
+        if self._with_context:
+            assert inputs.context is not None
+            read = torch.cat([z, inputs.context.repeat(1, n_draws, 1)], dim=-1)
+        return self.observation.log_prob(self.decoder.forward(read), x, mask)
 
     def divergence(self) -> Tensor:
         """KL(q || p) of each row of the last call, (n_models, n_rows), in nats."""
@@ -137,6 +146,8 @@ class DerivedAutoencoder:
         in_outputs = self.observation.backward(in_likelihood)
         in_draws = self.decoder.backward(in_outputs, need_inputs=True)
         assert in_draws is not None
+        if self._with_context:
+            in_draws = in_draws[..., : z.shape[-1]].contiguous()
         in_mean = in_variance = None
         if divergence is not None:
             in_mean, in_variance = self.prior.cross_entropy_backward(divergence, q.mean, q.variance)

@@ -17,6 +17,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import _yield_clustering_checks, estimator_checks_generator
 
 from skvae import (
+    ConditionalVariationalAutoencoder,
     DeepLatentGaussianModel,
     GaussianMixtureVariationalAutoencoder,
     VariationalAutoencoder,
@@ -137,6 +138,8 @@ def configurations():
             networks = {"encoder": network, "decoder": clone(network)}
             yield vae(N_LATENT, **networks, early_stopping=False)
     yield GaussianMixtureVariationalAutoencoder(max_iter=3)
+    yield ConditionalVariationalAutoencoder(max_iter=3)
+    yield ConditionalVariationalAutoencoder(conditioning="both", max_iter=3, early_stopping=False)
     yield DeepLatentGaussianModel(
         (1, 2), recognition="bottom_up", layer_noise="predicted", max_iter=3, early_stopping=False
     )
@@ -206,6 +209,10 @@ def test_checks_are_those_of_factor_analysis(estimator):
         clustering = [describe(check) for check in further]
         assert all(one in ours for one in clustering)
         ours = [one for one in ours if one not in clustering]
+    if get_tags(estimator).target_tags.required:
+        names = {name for name, _ in ours}
+        assert "check_requires_y_none" in names
+        ours = [one for one in ours if one[0] != "check_requires_y_none"]
     reference = estimator_checks_generator(FactorAnalysis(), mark=None)
     # Missing entries are allowed, which leaves one check out: ``test_missing.py`` is in its place.
     names = [describe(check) for _, check in reference]
@@ -221,6 +228,7 @@ def test_tags_are_those_of_factor_analysis(estimator):
     expected.input_tags.allow_nan = True
     if is_clusterer(estimator):
         expected.estimator_type = "clusterer"
+    expected.target_tags.required = isinstance(estimator, ConditionalVariationalAutoencoder)
     assert get_tags(estimator) == expected
     assert not get_tags(estimator).non_deterministic
     assert not get_tags(estimator).no_validation
