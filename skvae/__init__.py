@@ -5,6 +5,7 @@ from skvae.estimators import (
     ConditionalVariationalAutoencoder,
     DeepLatentGaussianModel,
     GaussianMixtureVariationalAutoencoder,
+    SemiSupervisedVariationalAutoencoder,
     VariationalAutoencoder,
     VariationalImputer,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "GaussianMixtureVariationalAutoencoder",
     "LogLikelihood",
     "PooledEstimates",
+    "SemiSupervisedVariationalAutoencoder",
     "VariationalAutoencoder",
     "VariationalImputer",
     "__version__",

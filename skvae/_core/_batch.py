@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     mixing : Tensor of shape (n_rows, n_factors, n_factors) or None
         Lower triangular factors that mix the noise of the latent variables of rows of which only
         part is observed; None means that it is not known yet.
+    spread : Tensor of shape (n_rows, n_columns) or None
+        Standard deviations of the entries, where these are means of what a step draws anew.
     """
 
     x: Tensor
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
     noise: Mapping[str, Tensor] | None = None
     factors: Tensor | None = None
     mixing: Tensor | None = None
+    spread: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""
@@ -111,6 +114,7 @@ class StepInputs(NamedTuple):
     mixed : MixedNoise or None
         Given with `features`, where there is `mixing`.
     context : Tensor of shape (n_models, n_rows, n_context) or None
+    spread : Tensor of shape (n_models, n_rows, n_columns) or None
     """
 
     x: Tensor
@@ -125,10 +129,11 @@ class StepInputs(NamedTuple):
     missing: Tensor | None = None
     mixed: MixedNoise | None = None
     context: Tensor | None = None
+    spread: Tensor | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
-        names = ("x", "mask", "factors", "mixing", "context")
+        names = ("x", "mask", "factors", "mixing", "context", "spread")
         own = {name: t[i] for name in names if (t := getattr(self, name)) is not None}
         batch = Batch(**own, weight=-self.share[i, :, 0])
         return batch, {name: t[i] for name, t in self.noise.items()}

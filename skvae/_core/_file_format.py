@@ -101,7 +101,8 @@ class Writer:
         )
 
     def _encode_array(self, value: np.ndarray, name: str) -> Any:
-        if value.dtype == object and all(isinstance(v, str) for v in value.ravel()):
+        is_text = value.dtype == object and all(isinstance(v, str) for v in value.ravel())
+        if is_text or value.dtype.kind == "U":
             return {"strings": value.tolist()}
         # Native and contiguous; np.ascontiguousarray would give an array of no axes one.
         plain = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")

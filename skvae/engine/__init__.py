@@ -1,6 +1,7 @@
 """The engine: how fast training goes. It knows no likelihood, prior or posterior by name."""
 
 from skvae.engine._crossfit import CrossFit, deal_folds
+from skvae.engine._discriminant import start_classifier_
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._moments import residual_moments
 from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, TrainingResult

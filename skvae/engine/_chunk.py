@@ -113,6 +113,7 @@ class Chunk:
                 part(self._missing, i),
                 None if self._mixed is None else MixedNoise(*(t[:, i] for t in self._mixed)),
                 part(self.rows.context, i),
+                part(self.rows.spread, i),
             )
             for i in range(n_steps)
         ]

@@ -35,13 +35,13 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
     parts = [used[start : start + CHUNK_ROWS] for start in range(0, n_used, CHUNK_ROWS)]
     total = torch.zeros(n_context, dtype=torch.float64, device=first.x.device)
     for part in parts:
-        total += rows.gather(part).context.double().sum(0)
+        total += model.complete(rows.gather(part)).context.double().sum(0)
     centre = total / n_used
     covariance = torch.zeros(n_context, n_context, dtype=torch.float64, device=first.x.device)
     # The intercept, by which means that are not 0 stay out of the slopes, comes first.
     square = cross_features = cross_residuals = torch.zeros((), dtype=torch.float64)
     for part in parts:
-        batch = rows.gather(part)
+        batch = model.complete(rows.gather(part))
         features = head.features(batch.x, batch.mask).double()
         residuals = head.residuals(batch.x).double()
         context = batch.context.double() - centre

@@ -19,6 +19,8 @@ from skvae._core._batch import Batch
 GATHERED_AT_ONCE = 2**15
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
+# Share of a batch that rows shown often take up, where they are so many.
+OFTEN = 0.25
 # Rows of which something is computed at a time to be known afterwards.
 ROWS_AT_ONCE = 4096
 
@@ -37,6 +39,12 @@ class Rows:
         is missing, and batches have no mask.
     context : ndarray of shape (n, n_context) or None, default=None
         What a conditional model is told of each row.
+    spread : ndarray of shape (n, n_columns) or None, default=None
+        Standard deviations of the entries of X, if these are means. The units of the model are then
+        linear in those of X.
+    often : ndarray of bool of shape (n,) or None, default=None
+        Rows that every batch is to hold some of, being few. They then count for less each time, so
+        that over a pass all rows count the same.
     index : ndarray of int or None
         Rows that belong to this set; None means all.
     dtype : torch.dtype
@@ -51,6 +59,8 @@ class Rows:
         *,
         placeholder: float | Tensor | None = None,
         context: np.ndarray | None = None,
+        spread: np.ndarray | None = None,
+        often: np.ndarray | None = None,
         index: np.ndarray | None = None,
         dtype: torch.dtype,
         device: torch.device,
@@ -58,6 +68,8 @@ class Rows:
         self._X = X
         self._placeholder = placeholder
         self._context = context
+        self._spread = spread
+        self._often = often
         self._known: dict[str, Tensor] = {}
         self._resident = _resident(X, device)
         self._standardize = standardize
@@ -99,6 +111,16 @@ class Rows:
         some._known = self._known_of(chosen)
         return some
 
+    def drawn(self, seed: int) -> Rows:
+        """The same rows, of which one draw takes the place of means with a spread."""
+        if self._spread is None:
+            return self
+        noise = np.random.default_rng(seed).standard_normal(self._X.shape)
+        some = copy.copy(self)
+        some._X = self._X + (self._spread * noise).astype(self._X.dtype)
+        some._resident, some._spread = _resident(some._X, self._device), None
+        return some
+
     def _known_of(self, positions: np.ndarray) -> dict[str, Tensor]:
         if not self._known:
             return {}
@@ -113,18 +135,21 @@ class Rows:
         else:
             x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
         own = self._standardize(x).to(self._dtype)
-        context = None
+        context = spread = None
         if self._context is not None:
             context = torch.from_numpy(self._context[rows]).to(self._device, self._dtype)
+        if self._spread is not None:
+            beyond = x.double() + torch.from_numpy(self._spread[rows]).to(self._device)
+            spread = (self._standardize(beyond) - self._standardize(x.double())).to(self._dtype)
         if self._placeholder is None:
-            return Batch(own, context=context)
+            return Batch(own, context=context, spread=spread)
         # What is not a number is not equal to itself.
         mask = torch.eq(x, x, out=torch.empty_like(own))
         if isinstance(self._placeholder, Tensor):
             own = torch.where(mask > 0, own, self._placeholder.to(own))
         else:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
-        return Batch(own, mask, context, **self._known_of(positions))
+        return Batch(own, mask, context, spread=spread, **self._known_of(positions))
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
@@ -159,21 +184,62 @@ class Rows:
             How many batches were filled.
         """
         assert into.weight is not None
-        n_rows, (n_batches, batch_size) = len(self), into.weight.shape
-        order = torch.randperm(n_rows, generator=generator).numpy()
+        n_batches, batch_size = into.weight.shape
+        order, weights = self._deal(batch_size, generator)
         flat = into.map(lambda t: t.flatten(0, 1))
         assert flat.weight is not None
-        for start in range(0, n_rows, n_batches * batch_size):
-            positions = order[start : start + n_batches * batch_size]
-            n_filled = -(-len(positions) // batch_size)
-            n_padding = n_filled * batch_size - len(positions)
-            if n_padding:
-                positions = np.concatenate([positions, np.resize(order, n_padding)])
+        for start in range(0, len(order), n_batches):
+            positions = order[start : start + n_batches].ravel()
             self._gather_into(flat, positions)
-            part = flat.weight[: len(positions)]
-            part.fill_(1.0)
-            part[len(positions) - n_padding :] = 0.0
-            yield n_filled
+            some = torch.from_numpy(weights[start : start + n_batches].ravel())
+            flat.weight[: len(positions)] = some.to(flat.weight)
+            yield len(positions) // batch_size
+
+    def _deal(self, batch_size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each batch of a pass, and what each counts for, (n_batches, batch_size)."""
+        often = self.shown_often()
+        order = torch.randperm(len(self), generator=generator).numpy()
+        if often is None:
+            return _dealt(order, -(-len(order) // batch_size), batch_size)
+        few, others = order[often[order]], order[~often[order]]
+        n_few, n_batches = self._few_per_batch(batch_size)
+        n_passes = -(-n_few * n_batches // len(few))
+        again = [
+            few[torch.randperm(len(few), generator=generator).numpy()] for _ in range(n_passes)
+        ]
+        repeated = np.concatenate(again)[: n_few * n_batches].reshape(n_batches, n_few)
+        dealt, weights = _dealt(others, n_batches, batch_size - n_few)
+        share = np.full(repeated.shape, len(few) / repeated.size)
+        return np.hstack([repeated, dealt]), np.hstack([share, weights])
+
+    def shown_often(self) -> np.ndarray | None:
+        """Whether each row of this set is shown often; None if all rows are shown alike."""
+        if self._often is None:
+            return None
+        often = self._often if self._index is None else self._often[self._index]
+        return often if often.any() and not often.all() else None
+
+    def _few_per_batch(self, batch_size: int) -> tuple[int, int]:
+        """Rows shown often of a batch of about `batch_size`, and batches of a pass."""
+        often = self.shown_often()
+        assert often is not None
+        n_few, n_batches = int(often.sum()), -(-len(often) // batch_size)
+        return max(-(-n_few // n_batches), min(n_few, int(OFTEN * batch_size))), n_batches
+
+    def batch_size(self, wanted: int) -> int:
+        """Rows of a batch, where `wanted` are wanted: more, where some rows are shown often."""
+        often = self.shown_often()
+        if often is None:
+            return wanted
+        n_few, n_batches = self._few_per_batch(wanted)
+        return n_few - (-int((~often).sum()) // n_batches)
+
+
+def _dealt(order: np.ndarray, n_batches: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in batches of one size, and 1 for each of them, 0 for what fills up the last one."""
+    filled = np.resize(order, (n_batches, size))
+    weights = (np.arange(n_batches * size) < len(order)).astype(np.float64)
+    return filled, weights.reshape(n_batches, size)
 
 
 def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:

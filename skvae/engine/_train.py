@@ -128,7 +128,7 @@ class Trainer(TrainingLoop):
             rows.slice(0, 1),
             n_draws=self.bound.n_draws,
             n_steps=plan.steps_per_epoch(len(rows)),
-            n_rows=plan.batch_size,
+            n_rows=rows.batch_size(plan.batch_size),
             with_features=self.step.gradient.needs_features,
             further_noise=self.step.noise_spec(),
         )

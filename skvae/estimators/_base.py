@@ -125,7 +125,7 @@ class LatentVariableEstimator(
         dtype, model = self._model_for(compute_dtype(Z))
         device = next(model.parameters()).device
         head = model.observation_head
-        out = np.empty((len(Z), self.n_features_in_), dtype=dtype)
+        out = np.empty((len(Z), head.n_columns), dtype=dtype)
         for part in self._chunks(model, len(Z), 1):
             z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
             expectation = self._expectation(model, z.unsqueeze(0), context, part)
@@ -363,22 +363,29 @@ class LatentVariableEstimator(
         return self._draw(n_samples, generator, self._context_of_draws(n_samples, generator))
 
     def _draw(
-        self, n_samples: int, generator: torch.Generator, context: np.ndarray | None
+        self,
+        n_samples: int,
+        generator: torch.Generator,
+        context: np.ndarray | None,
+        latent: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Rows of the model, given the context of each if there is any."""
+        """Rows of the model, given the context of each if there is any, and z if it is known."""
         dtype, model = self._model_for(np.dtype(np.float32))
         device = next(model.parameters()).device
         on_device = generator_on(device, generator)
-        out = np.empty((n_samples, self.n_features_in_), dtype=dtype)
+        out = np.empty((n_samples, model.observation_head.n_columns), dtype=dtype)
         for part in self._chunks(model, n_samples, 1):
             models = self._draw_weights(model, WEIGHT_DRAWS, generator)
             for i, one in enumerate(models):
                 mine = slice(part.start + i, part.stop, len(models))
                 n_rows = len(range(mine.start, mine.stop, len(models)))
                 if n_rows:
-                    noise = self._noise(one, one.prior_noise_spec(1), n_rows, generator)
                     unseen = self._unseen(one, context, mine)
-                    z = one.sample_prior(unseen, noise)
+                    if latent is None:
+                        noise = self._noise(one, one.prior_noise_spec(1), n_rows, generator)
+                        z = one.sample_prior(unseen, noise)
+                    else:
+                        z = torch.from_numpy(latent[mine]).to(unseen.x).unsqueeze(0)
                     x = one.generative(unseen, z).observation.sample(on_device)[0]
                     out[mine] = one.observation_head.unstandardize(x).cpu().numpy()
         return self._as_given(out)
@@ -399,7 +406,7 @@ class LatentVariableEstimator(
     def _unseen(self, model: LatentVariableModel, context: np.ndarray | None, part: slice) -> Batch:
         """Rows of which nothing is known but their context."""
         first = next(model.parameters())
-        nothing = first.new_empty(0, self.n_features_in_)
+        nothing = first.new_empty(0, model.observation_head.n_columns)
         if context is None:
             return Batch(nothing)
         return Batch(nothing, context=torch.from_numpy(context[part]).to(first))

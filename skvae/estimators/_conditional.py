@@ -530,7 +530,7 @@ posterior component, default="diagonal"
     def _prior(self) -> Prior:
         return resolve(self.prior, Prior, "prior")
 
-    def _wiring(self) -> dict[str, Any]:
+    def _wiring(self) -> dict[str, bool]:
         return {
             "in_prior": self.conditioning != "decoder",
             "in_decoder": self.conditioning != "prior",
@@ -542,7 +542,7 @@ posterior component, default="diagonal"
         changed = [] if before == self._wiring() else ["conditioning"]
         return super()._has_other_size() + changed
 
-    def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> np.ndarray:
+    def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. Use "
@@ -554,4 +554,4 @@ posterior component, default="diagonal"
         context = encode(y, self.y_coding_)
         if reset:
             self.contexts_, self.context_probability_ = representatives(context, self.y_coding_)
-        return context
+        return {"context": context}

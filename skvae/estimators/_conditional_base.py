@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -48,8 +49,14 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
         """Context (n_rows, n_context) of given y, of which one value may stand for all rows."""
 
     @abstractmethod
-    def _wiring(self) -> dict[str, Any]:
-        """Where the context comes in, and what else the model takes."""
+    def _wiring(self) -> dict[str, bool]:
+        """Where the context comes in: `in_prior` and `in_decoder`."""
+
+    def _kind(
+        self, components: dict[str, Any], generator: torch.Generator
+    ) -> Callable[..., ConditionalAutoencoder]:
+        """What wires the parts of the model."""
+        return ConditionalAutoencoder
 
     def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
         self.contexts_ = fitted["contexts_"]
@@ -63,12 +70,9 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
         generator: torch.Generator,
     ) -> LatentVariableModel:
         n_context, wiring = self.contexts_.shape[1], self._wiring()
-
-        def wire(**parts: Any) -> ConditionalAutoencoder:
-            return ConditionalAutoencoder(
-                n_context=n_context, dtype=torch.float32, **wiring, **parts
-            )
-
+        kind = functools.partial(
+            self._kind(components, generator), n_context=n_context, dtype=torch.float32, **wiring
+        )
         names = ("likelihood", "prior", "posterior", "encoder", "decoder")
         return build_autoencoder(
             n_latent=n_components,
@@ -78,7 +82,7 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
             summary=summary,
             dtype=torch.float32,
             generator=generator,
-            kind=wire,
+            kind=kind,
             **{name: components[f"{name}_"] for name in names},
         )
 
@@ -145,6 +149,8 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
     @infers
     def _scores(self, X: Any, y: Any, function: Callable[..., Tensor], pool: Any) -> np.ndarray:
         """A bound on log p(x | y) of each row, or on log p(x) where y is not told."""
+        if isinstance(X, Given):
+            return self._by_shared_draws(X, function, pool)
         if y is not None:
             return self._by_shared_draws(Given(X, y), function, pool)
 

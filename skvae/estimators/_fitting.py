@@ -53,6 +53,7 @@ from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
 from skvae.likelihoods._base import Columns, Likelihood
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
+from skvae.objectives._base import Bound, Objective
 
 # A component is active where its posterior tells more than this about a row.
 ACTIVE_NATS = 0.01
@@ -74,8 +75,8 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 class Setup(NamedTuple):
     """What training starts from.
 
-    `others` are restarts of `model`, with other weights; `context` is what is known of the training
-    rows beside themselves, (n_rows, n_context), where the model wants to know something.
+    `others` are restarts of `model`, with other weights; `context`, `spread` and `often` are what
+    is known of the training rows beside themselves (see `Rows`), where the model asks for it.
     """
 
     components: dict[str, Component]
@@ -87,6 +88,8 @@ class Setup(NamedTuple):
     has_missing: bool
     others: tuple[LatentVariableModel, ...] = ()
     context: np.ndarray | None = None
+    spread: np.ndarray | None = None
+    often: np.ndarray | None = None
 
 
 class FittedByBound(CallbackSupportMixin, BaseEstimator):
@@ -218,9 +221,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         rows = self._read_rows(X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=True)
 
-    def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> np.ndarray | None:
-        """What is known of the training rows beside themselves; nothing in most estimators."""
-        return None
+    def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
+        """Fields of `Setup` that say what is known of the training rows beside themselves."""
+        return {}
 
     def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Validated rows, as all that follows sees them."""
@@ -262,7 +265,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         given = components["likelihood_"]
         if not continued:
             components["likelihood_"] = given.settled(rows, self._columns(X))
-        context = self._read_context(X, y, len(rows), reset=not continued)
+        known = self._read_context(X, y, len(rows), reset=not continued)
         has_missing = contains_nan(rows)
         setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
@@ -273,7 +276,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             kept = _rows_not_empty(rows, 1 if continued and partial else 2)
             # That nothing is told may itself be told of, where there is a missingness.
             if self.missingness is None and not kept.all():
-                rows, context = rows[kept], None if context is None else context[kept]
+                rows, known = rows[kept], {name: a[kept] for name, a in known.items()}
                 has_missing = contains_nan(rows)
         if self.weight_posterior is not None and not self.alpha:
             raise ValueError(
@@ -282,7 +285,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         if setup is None:
             setup = self._begin(components, rows, has_missing)
-        setup = setup._replace(context=context)
+        setup = setup._replace(**known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
                 "fit_order='em' trains the recognition model while the generative model stays as "
@@ -370,8 +373,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             groups = self._groups(setup, rows)
             if self._can_cross_fit(setup, rows) and len(np.unique(groups)) >= FEWEST_ROWS:
                 return self._cross_fit(setup, rows, groups, progress)
-            training_index, validation_index = hold_out(
-                groups, self.validation_fraction, streams.generator("validation")
+            training_index, validation_index = self._hold_out(
+                setup, groups, streams.generator("validation")
             )
         training = _rows_for(setup, rows, training_index)
         validation = None if validation_index is None else _rows_for(setup, rows, validation_index)
@@ -397,7 +400,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": n_epochs}
             return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
         plan = self._plan(len(training), partial=partial, start_is_rival=started)
-        bound = setup.components["objective_"].build(plan.n_steps(len(training)))
+        bound = self._bound(setup, plan.n_steps(len(training)))
         for restart in (model, *others):
             # Of a model that was trained before nothing is; what a network's author froze stays.
             if not any(p.requires_grad for p in restart.parameters()):
@@ -433,6 +436,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         fitted |= _scales_found(trainer, result)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
 
+    def _bound(self, setup: Setup, n_steps: int) -> Bound:
+        """Bound for a run of at most `n_steps` steps."""
+        objective = setup.components["objective_"]
+        assert isinstance(objective, Objective)
+        return objective.build(n_steps)
+
+    def _hold_out(
+        self, setup: Setup, groups: np.ndarray, generator: torch.Generator
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Indices of training and held-out rows, or None where there are too few."""
+        return hold_out(groups, self.validation_fraction, generator)
+
     @staticmethod
     def _groups(setup: Setup, rows: np.ndarray) -> np.ndarray:
         """Groups of rows that must not be parted between training and judgement."""
@@ -449,7 +464,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             and setup.n_epochs == 0
             and len(rows) < CROSS_FIT_ROWS
             and rows.size <= CROSS_FIT_ENTRIES
-            and setup.components["objective_"].build(1).is_hand_derived(setup.model)
+            and self._bound(setup, 1).is_hand_derived(setup.model)
             and has_linear_start(setup.model)
         )
 
@@ -484,7 +499,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 place, _ = self._start(own, _rows_for(own, rows, members), guess)
                 places.append(place)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
-        bound = setup.components["objective_"].build(plan.n_steps(len(rows)))
+        bound = self._bound(setup, plan.n_steps(len(rows)))
         data = [_rows_for(setup._replace(model=model), rows) for model in models]
         program = CrossFit(
             models,
@@ -538,20 +553,25 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         guess : Factors or None
             For other rows like these; None where it would save nothing.
         """
-        head = setup.model.observation_head
+        head, rows = setup.model.observation_head, rows.drawn(setup.seed)
         n_directions = head.n_location_outputs - head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
         n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
         n_factors = min(setup.model.n_linear, n_identified)
         self._explain_by_context(setup.model, rows)
-        residuals = setup.model.residuals
+        model = setup.model
         moments = residual_moments(
-            rows, head, n_factors, seed=setup.seed, guess=guess, residuals=residuals
+            rows,
+            head,
+            n_factors,
+            seed=setup.seed,
+            guess=guess,
+            residuals=lambda batch: model.residuals(model.complete(batch)),
         )
         if moments is None:
             return [], None
         generator = Streams(setup.seed).generator("init")
-        bound = setup.components["objective_"].build(1)
+        bound = self._bound(setup, 1)
         some, streams = rows.evenly_spaced(START_ROWS), Streams(setup.seed)
 
         def judge(model: Autoencoder) -> float:
@@ -605,7 +625,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """Fitted attributes for a trained model; `model` is taken over."""
         model.requires_grad_(False)
         model.eval()
-        diagnostics = _diagnose(model, setup, rows)
+        diagnostics = _diagnose(model, setup, self._bound(setup, 1), rows)
         if compute_dtype(rows) == np.float64:
             # float32 inference depends on which rows share a batch; float64 answers do not.
             model.to(torch.float64)
@@ -723,6 +743,8 @@ def _rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -
         head.standardize,
         placeholder=head.placeholder if setup.has_missing else None,
         context=setup.context,
+        spread=setup.spread,
+        often=setup.often,
         index=index,
         dtype=first.dtype,
         device=first.device,
@@ -747,7 +769,9 @@ def _same(before: Any, after: Any) -> bool:
         return before is after
 
 
-def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dict[str, Any]:
+def _diagnose(
+    model: LatentVariableModel, setup: Setup, bound: Bound, rows: np.ndarray
+) -> dict[str, Any]:
     """Mean bound, divergence of each component and noise variance, on the training rows."""
     first = next(model.parameters())
     n_rows = len(rows)
@@ -755,7 +779,6 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
     if n_rows > MAX_DIAGNOSTIC_ROWS:
         index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
     source = _rows_for(setup._replace(model=model), rows, index)
-    bound = setup.components["objective_"].build(1)
     n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
     totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "variance": 0.0, "noise": None}
@@ -771,6 +794,7 @@ def _diagnose(model: LatentVariableModel, setup: Setup, rows: np.ndarray) -> dic
                 device=first.device,
             )
             totals["bound"] += float(bound(model, batch, noise).double().sum())
+            batch = model.complete(batch)
             q = model.posterior(batch)
             prior, observation = model.generative(batch, q.mean.unsqueeze(0))
             means.append(q.mean.double())

@@ -126,6 +126,10 @@ class LatentVariableModel(nn.Module, ABC):
         """The batch as this step sees it (dynamic binarisation and the like), with its noise."""
         return batch._replace(x=self.observation_head.observe(batch.x, noise), noise=noise)
 
+    def complete(self, batch: Batch) -> Batch:
+        """The batch with what is expected in place of context that is not known."""
+        return batch
+
     def log_joint(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x | z) of each draw, both (n_draws, n_rows), in nats."""
         prior, observation = self.generative(batch, z)

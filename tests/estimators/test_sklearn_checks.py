@@ -11,15 +11,20 @@ import unittest
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone, is_clusterer
+from sklearn.base import clone, is_classifier, is_clusterer
 from sklearn.decomposition import FactorAnalysis
-from sklearn.utils import estimator_checks, get_tags
-from sklearn.utils.estimator_checks import _yield_clustering_checks, estimator_checks_generator
+from sklearn.utils import ClassifierTags, estimator_checks, get_tags
+from sklearn.utils.estimator_checks import (
+    _yield_classifier_checks,
+    _yield_clustering_checks,
+    estimator_checks_generator,
+)
 
 from skvae import (
     ConditionalVariationalAutoencoder,
     DeepLatentGaussianModel,
     GaussianMixtureVariationalAutoencoder,
+    SemiSupervisedVariationalAutoencoder,
     VariationalAutoencoder,
 )
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
@@ -139,6 +144,11 @@ def configurations():
             yield vae(N_LATENT, **networks, early_stopping=False)
     yield GaussianMixtureVariationalAutoencoder(max_iter=3)
     yield ConditionalVariationalAutoencoder(max_iter=3)
+    yield SemiSupervisedVariationalAutoencoder(max_iter=3)
+    yield SemiSupervisedVariationalAutoencoder(
+        features=VariationalAutoencoder(init="random", learning_rate_init=0.01, max_iter=40),
+        max_iter=3,
+    )
     yield ConditionalVariationalAutoencoder(conditioning="both", max_iter=3, early_stopping=False)
     yield DeepLatentGaussianModel(
         (1, 2), recognition="bottom_up", layer_noise="predicted", max_iter=3, early_stopping=False
@@ -209,6 +219,11 @@ def test_checks_are_those_of_factor_analysis(estimator):
         clustering = [describe(check) for check in further]
         assert all(one in ours for one in clustering)
         ours = [one for one in ours if one not in clustering]
+    if is_classifier(estimator):
+        further = [functools.partial(check) for check in _yield_classifier_checks(estimator)]
+        classifying = [describe(check) for check in further]
+        assert all(one in ours for one in classifying)
+        ours = [one for one in ours if one not in classifying]
     if get_tags(estimator).target_tags.required:
         names = {name for name, _ in ours}
         assert "check_requires_y_none" in names
@@ -228,7 +243,12 @@ def test_tags_are_those_of_factor_analysis(estimator):
     expected.input_tags.allow_nan = True
     if is_clusterer(estimator):
         expected.estimator_type = "clusterer"
-    expected.target_tags.required = isinstance(estimator, ConditionalVariationalAutoencoder)
+    expected.target_tags.required = isinstance(
+        estimator, (ConditionalVariationalAutoencoder, SemiSupervisedVariationalAutoencoder)
+    )
+    if is_classifier(estimator):
+        expected.estimator_type = "classifier"
+        expected.classifier_tags = ClassifierTags()
     assert get_tags(estimator) == expected
     assert not get_tags(estimator).non_deterministic
     assert not get_tags(estimator).no_validation

@@ -1,0 +1,99 @@
+"""Any bound of rows with a class, where the classes of some rows are not known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from skvae._core._batch import Batch, Clock
+from skvae.models import LatentVariableModel, SemiSupervisedAutoencoder
+from skvae.objectives._base import Bound
+
+
+class MarginalClass(Bound):
+    """Bound on log p(x, y) of rows whose class is known, and on log p(x) of the others.
+
+    With L(x, y) the inner bound plus log p(y), it is L(x, y) where y is known, and the expectation
+    of L(x, y) - log q(y | x) over q(y | x) where not, summed over all classes: equations 6 and 7 of
+    Kingma et al. (2014). What a classifier is to learn from known classes comes to the gradient
+    alone: a multiple of log q(y | x) (their equation 9).
+
+    Parameters
+    ----------
+    inner : Bound
+    weight : float
+        Of log q(y | x) of each row whose class is known.
+    all_known : bool, default=False
+        Whether there are no other rows, so that no class has to be summed over.
+
+    References
+    ----------
+    Kingma, D. P., Rezende, D. J., Mohamed, S. and Welling, M. (2014). Semi-supervised learning with
+    deep generative models. NeurIPS.
+    """
+
+    def __init__(self, inner: Bound, weight: float, *, all_known: bool = False) -> None:
+        self.inner = inner
+        self.weight = weight
+        self.all_known = all_known
+        self.n_draws = inner.n_draws
+        self.n_warmup_steps = inner.n_warmup_steps
+        self.draws_per_value = inner.draws_per_value
+        self.is_replayable = inner.is_replayable
+
+    def __call__(
+        self,
+        model: LatentVariableModel,
+        batch: Batch,
+        noise: Mapping[str, Tensor],
+        clock: Clock | None = None,
+    ) -> Tensor:
+        assert isinstance(model, SemiSupervisedAutoencoder) and batch.context is not None
+        label = batch.context
+        batch = model.observe(batch, noise)
+        log_prior, log_q = model.class_log_prior(), model.class_log_prob(batch)
+        if self.all_known:
+            bound = self.inner(model, batch, noise, clock) + label @ log_prior
+        else:
+            known = label.sum(1)
+            joint = self.by_class(model, batch, noise, clock) + log_prior
+            with_label = (label * joint).sum(1)
+            without = (log_q.exp() * (joint - log_q)).sum(1)
+            bound = torch.where(known > 0, with_label, without)
+        if clock is None:
+            return bound
+        told = self.weight * (label * log_q).sum(1)
+        return bound + (told - told.detach())
+
+    def by_class(
+        self,
+        model: LatentVariableModel,
+        batch: Batch,
+        noise: Mapping[str, Tensor],
+        clock: Clock | None = None,
+    ) -> Tensor:
+        """The inner bound of each row in each class, (n_rows, n_classes), in nats.
+
+        All classes see the same noise, so that less of what they differ by is chance.
+        """
+        assert batch.context is not None
+        n_rows, n_classes = batch.context.shape
+        specs = model.noise_spec(1)
+
+        def for_classes(t: Tensor, axis: int) -> Tensor:
+            if t.shape[axis] == 1 and n_rows != 1:
+                return t  # shared by all rows
+            return t.repeat(*[n_classes if i == axis else 1 for i in range(t.ndim)])
+
+        every = batch.map(lambda t: for_classes(t, 0))
+        labels = torch.eye(n_classes, dtype=batch.x.dtype, device=batch.x.device)
+        every = every._replace(context=labels.repeat_interleave(n_rows, dim=0))
+        axes = {"draw_row": 1, "row": 0}
+        own = {
+            name: for_classes(t, axes[specs[name].per]) if specs[name].per in axes else t
+            for name, t in noise.items()
+            if name in specs
+        }
+        return self.inner(model, every, own, clock).view(n_classes, n_rows).mT
