@@ -18,6 +18,7 @@ from skvae.models import (
     Autoencoder,
     ConditionalAutoencoder,
     LatentVariableModel,
+    SemiSupervisedAutoencoder,
     build_autoencoder,
     build_deep_gaussian,
 )
@@ -107,13 +108,14 @@ def build_conditional(
     hidden: tuple[int, ...] = (5,),
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    kind: Any = ConditionalAutoencoder,
 ) -> ConditionalAutoencoder:
     """Conditional autoencoder with random weights, none of them 0, for the rows of X."""
     likelihood, network = GaussianLikelihood(), MLP(hidden_layer_sizes=hidden)
     generator = torch.Generator().manual_seed(seed)
 
     def wire(**parts: Any) -> ConditionalAutoencoder:
-        return ConditionalAutoencoder(
+        return kind(
             n_context=n_context, in_prior=in_prior, in_decoder=in_decoder, dtype=dtype, **parts
         )
 
@@ -135,6 +137,32 @@ def build_conditional(
         for t in (*model.parameters(), model.feature_slopes, model.missing.root):
             t.add_(0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype))
     assert isinstance(model, ConditionalAutoencoder)
+    return model
+
+
+def build_semi_supervised(
+    X: np.ndarray, n_classes: int, *, spreads: bool = False, dtype: torch.dtype = torch.float64
+) -> SemiSupervisedAutoencoder:
+    """Semi-supervised autoencoder with random weights for the rows of X."""
+
+    def kind(**parts: Any) -> SemiSupervisedAutoencoder:
+        classifier = MLP(hidden_layer_sizes=(5,)).build(
+            X.shape[1],
+            n_classes,
+            n_location_outputs=n_classes,
+            dtype=dtype,
+            generator=torch.Generator().manual_seed(9),
+        )
+        return SemiSupervisedAutoencoder(
+            classifier=classifier,
+            class_log_prior=torch.linspace(-1.0, 0.0, n_classes, dtype=dtype),
+            learns_prior=True,
+            spreads=spreads,
+            **parts,
+        )
+
+    model = build_conditional(X, n_classes, dtype=dtype, kind=kind)
+    assert isinstance(model, SemiSupervisedAutoencoder)
     return model
 
 

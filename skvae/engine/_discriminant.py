@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,10 +14,39 @@ from skvae.models import SemiSupervisedAutoencoder
 # Rows that are looked at, at most, and features: of more the covariance is not formed.
 MOST_ROWS, MOST_FEATURES = 20_000, 1536
 # Steps of expectation maximisation.
-N_STEPS = 10
-# Share of the covariance that is taken to be that of features that do not depend on each other,
+N_STEPS = 15
+# Share of a covariance that is taken to be that of features that do not depend on each other,
 # and the least variance of a feature as a share of the mean one.
 SHRINKAGE, LEAST_VARIANCE = 0.1, 1e-3
+
+
+class _Classes(NamedTuple):
+    """Normal classes with one covariance.
+
+    Attributes
+    ----------
+    means : Tensor of shape (n_classes, n_features)
+    within : Tensor of shape (n_features, n_features)
+        Covariance in each class.
+    log_prior : Tensor of shape (n_classes,)
+    """
+
+    means: Tensor
+    within: Tensor
+    log_prior: Tensor
+
+    def discriminants(self) -> tuple[Tensor, Tensor]:
+        """Weights (n_features, n_classes) and biases of the logits of p(y | features)."""
+        weight = torch.linalg.solve(self.within, self.means.mT)
+        return weight, self.log_prior - 0.5 * (self.means.mT * weight).sum(0)
+
+    def joint(self, features: Tensor) -> Tensor:
+        """Log-density of rows and classes, (n_rows, n_classes), but for a constant."""
+        weight, bias = self.discriminants()
+        factor = torch.linalg.cholesky(self.within)
+        white = torch.linalg.solve_triangular(factor, features.mT, upper=False)
+        own = -0.5 * white.square().sum(0) - factor.diagonal().log().sum()
+        return features @ weight + bias + own.unsqueeze(1)
 
 
 @torch.no_grad()
@@ -24,7 +55,7 @@ def start_classifier_(rows: Rows, model: SemiSupervisedAutoencoder) -> None:
 
     Means of the classes and a covariance within all of them are found by expectation maximisation
     (Dempster et al., 1977): rows of known class count for it, the others for each class by its
-    probability.
+    probability. Of two starts the more likely end is taken.
 
     References
     ----------
@@ -38,16 +69,12 @@ def start_classifier_(rows: Rows, model: SemiSupervisedAutoencoder) -> None:
     assert batch.context is not None
     label = batch.context.double()
     features = model.class_features(batch).double()
-    known = label.sum(1, keepdim=True)
-    log_prior = model.class_log_prior().double()
-    # A few rows of known class tell the centres of the classes and nothing of their shape.
-    all_known = bool((known > 0).all())
-    weight, bias = _discriminants(features, label, log_prior, centres_only=not all_known)
-    for _ in range(0 if all_known else N_STEPS):
-        logits = features @ weight + bias
-        share = label + (1.0 - known) * torch.softmax(logits, dim=1)
-        weight, bias = _discriminants(features, share, log_prior)
-    model.classifier.start_linear_(weight, bias)
+    ends = [
+        _maximised(features, label, start)
+        for start in _starts(features, label, model.class_log_prior().double())
+    ]
+    _, best = max(ends, key=lambda end: end[0])
+    model.classifier.start_linear_(*best.discriminants())
 
 
 def _chosen(rows: Rows) -> np.ndarray:
@@ -60,35 +87,57 @@ def _chosen(rows: Rows) -> np.ndarray:
     return np.concatenate([few, others[some]])
 
 
-def _discriminants(
-    features: Tensor, share: Tensor, log_prior: Tensor, *, centres_only: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Weights (n_features, n_classes) and biases of the logits of p(y | features).
+def _starts(features: Tensor, label: Tensor, log_prior: Tensor) -> list[_Classes]:
+    """Classes from rows of known class: with the variances of all rows, and with their own."""
+    counts = label.sum(0)
+    centre = features.mean(0)
+    means = _means(features, label, centre)
+    variance = _bounded((features - centre).square().mean(0))
+    apart = label.sum(1, keepdim=True) * (features - label @ means)
+    pooled = apart.mT @ apart / (counts.sum() - len(counts)).clamp(min=1.0)
+    shrunk = 0.5 * (pooled + torch.diag(torch.maximum(pooled.diagonal(), 0.1 * variance)))
+    return [_Classes(means, torch.diag(variance), log_prior), _Classes(means, shrunk, log_prior)]
+
+
+def _maximised(features: Tensor, label: Tensor, classes: _Classes) -> tuple[float, _Classes]:
+    """Log-likelihood, but for a constant, and where expectation maximisation ends.
 
     Parameters
     ----------
     features : Tensor of shape (n_rows, n_features)
-    share : Tensor of shape (n_rows, n_classes)
-        What each row counts for in each class.
-    log_prior : Tensor of shape (n_classes,)
-    centres_only : bool, default=False
-        Whether features are taken to vary in the classes as they do in all rows, and independently.
+    label : Tensor of shape (n_rows, n_classes)
+        Indicators, 0 where the class is not known.
+    classes : _Classes
     """
-    counts = share.sum(0)
+    known = label.sum(1, keepdim=True)
     centre = features.mean(0)
-    means = centre + (share.mT @ (features - centre)) / counts.clamp(min=1.0).unsqueeze(1)
     deviation = features - centre
     total = deviation.mT @ deviation / len(features)
-    shift = means - centre
-    # Of all rows, a few of known class standing for the others.
-    within = total - (counts / counts.sum() * shift.mT) @ shift
-    variance = within.diagonal().clamp(min=LEAST_VARIANCE * float(total.diagonal().mean()))
-    if centres_only:
-        within = torch.zeros_like(total)
-        variance = total.diagonal().clamp(min=float(variance.min()))
-    within = (1.0 - SHRINKAGE) * within
-    within.diagonal().copy_(variance)
-    values, vectors = torch.linalg.eigh(within)
-    values = values.clamp(min=SHRINKAGE * LEAST_VARIANCE * float(variance.mean()))
-    weight = vectors @ ((vectors.mT @ means.mT) / values.unsqueeze(1))
-    return weight, log_prior - 0.5 * (means.mT * weight).sum(0)
+    share = label
+    for _ in range(N_STEPS):
+        share = label + (1.0 - known) * torch.softmax(classes.joint(features), dim=1)
+        means = _means(features, share, centre)
+        shift = means - centre
+        within = total - (share.mean(0) * shift.mT) @ shift
+        variance = _bounded(within.diagonal())
+        within = (1.0 - SHRINKAGE) * within
+        within.diagonal().copy_(variance)
+        # Rounding may have left a covariance without one of its directions.
+        within.diagonal().add_(LEAST_VARIANCE * SHRINKAGE * variance.mean())
+        classes = _Classes(means, within, classes.log_prior)
+    joint = classes.joint(features)
+    likelihood = torch.where(
+        known.squeeze(1) > 0, (label * joint).sum(1), torch.logsumexp(joint, dim=1)
+    )
+    return float(likelihood.sum()), classes
+
+
+def _means(features: Tensor, share: Tensor, centre: Tensor) -> Tensor:
+    """Mean of each class, (n_classes, n_features); of one without rows that of all."""
+    counts = share.sum(0).unsqueeze(1)
+    return centre + (share.mT @ features - counts * centre) / counts.clamp(min=1.0)
+
+
+def _bounded(variance: Tensor) -> Tensor:
+    """Variances that are not 0."""
+    return variance.clamp(min=LEAST_VARIANCE * max(float(variance.mean()), 1e-300))

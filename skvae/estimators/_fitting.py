@@ -125,9 +125,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         is_same = self.n_components in (None, self.n_components_)
         return [] if is_same else ["n_components"]
 
+    def _n_columns_of(self, fitted: dict[str, Any]) -> int:
+        """Columns that the model of fitted attributes has."""
+        return int(fitted["n_features_in_"])
+
     def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
         """Model for fitted attributes read from a file, its weights still to be loaded."""
-        summary = ColumnSummary.blank(int(fitted["n_features_in_"]))
+        summary = ColumnSummary.blank(self._n_columns_of(fitted))
         summary = summary._replace(has_missing=bool(fitted["_learned_missing"]))
         generator = torch.Generator()
         model = self._build_model(fitted, int(fitted["n_components_"]), summary, generator)

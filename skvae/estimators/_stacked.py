@@ -53,6 +53,11 @@ class StackedOnFeatures(Host):
         mean, _ = self.features_.posterior_moments(X)
         return mean[:, self.feature_components_]
 
+    def _n_columns_of(self, fitted: dict[str, Any]) -> int:
+        if self.features is None:
+            return super()._n_columns_of(fitted)
+        return len(fitted["feature_components_"])
+
     def _columns(self, X: Any) -> Columns:
         if self.features is None:
             return super()._columns(X)
