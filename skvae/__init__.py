@@ -6,6 +6,7 @@ from skvae.estimators import (
     GaussianMixtureVariationalAutoencoder,
     VariationalAutoencoder,
     VariationalImputer,
+    VariationalRNN,
 )
 from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
@@ -17,6 +18,7 @@ __all__ = [
     "PooledEstimates",
     "VariationalAutoencoder",
     "VariationalImputer",
+    "VariationalRNN",
     "__version__",
     "load",
     "pool_estimates",

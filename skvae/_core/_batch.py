@@ -40,6 +40,9 @@ class Batch(NamedTuple):
     mixing : Tensor of shape (n_rows, n_factors, n_factors) or None
         Lower triangular factors that mix the noise of the latent variables of rows of which only
         part is observed; None means that it is not known yet.
+    memo : dict or None
+        Where a model may keep, for as long as the batch lives, what it has computed of it; None
+        means that it may not.
     """
 
     x: Tensor
@@ -50,6 +53,7 @@ class Batch(NamedTuple):
     noise: Mapping[str, Tensor] | None = None
     factors: Tensor | None = None
     mixing: Tensor | None = None
+    memo: dict[str, Any] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""

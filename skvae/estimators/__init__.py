@@ -2,6 +2,7 @@
 
 from skvae.estimators._deep_latent_gaussian import DeepLatentGaussianModel
 from skvae.estimators._gaussian_mixture import GaussianMixtureVariationalAutoencoder
+from skvae.estimators._recurrent import VariationalRNN
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
 from skvae.estimators._variational_imputer import VariationalImputer
 
@@ -10,4 +11,5 @@ __all__ = [
     "GaussianMixtureVariationalAutoencoder",
     "VariationalAutoencoder",
     "VariationalImputer",
+    "VariationalRNN",
 ]

@@ -9,3 +9,5 @@ from skvae.models._autoencoder import (
 from skvae.models._base import Generative, LatentVariableModel
 from skvae.models._deep_gaussian import build_deep_gaussian
 from skvae.models._derived import DerivedAutoencoder, can_derive, defines
+from skvae.models._particles import Particles
+from skvae.models._recurrent import RecurrentModel, build_recurrent
