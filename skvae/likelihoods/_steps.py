@@ -59,7 +59,7 @@ class StepsHead(ObservationHead):
 
     def steps(self, x: Tensor) -> Tensor:
         """Entries (n_rows, n_steps, n_columns) of rows (n_rows, n_steps * n_columns)."""
-        return x.view(len(x), -1, self.n_columns)
+        return x.reshape(len(x), -1, self.n_columns)
 
     def standardize(self, x: Tensor) -> Tensor:
         steps = x.reshape(-1, self.n_columns)
@@ -67,10 +67,10 @@ class StepsHead(ObservationHead):
         if x.is_floating_point():
             placeholder = torch.as_tensor(self.head.placeholder, device=x.device).to(own.dtype)
             own = torch.where(torch.isnan(steps), placeholder, own)
-        return own.view(x.shape)
+        return own.reshape(x.shape)
 
     def unstandardize(self, x: Tensor) -> Tensor:
-        return self.head.unstandardize(x.reshape(-1, self.n_columns)).view(x.shape)
+        return self.head.unstandardize(x.reshape(-1, self.n_columns)).reshape(x.shape)
 
     def noise_for(self, n_steps: int) -> dict[str, NoiseSpec]:
         """Randomness that `observe` needs for so many steps."""
@@ -88,12 +88,12 @@ class StepsHead(ObservationHead):
             name: noise[name].expand(len(x), *noise[name].shape[1:]).reshape(-1, *spec.shape)
             for name, spec in specs.items()
         }
-        return self.head.observe(x.reshape(-1, self.n_columns), own).view(x.shape)
+        return self.head.observe(x.reshape(-1, self.n_columns), own).reshape(x.shape)
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         steps = x.reshape(-1, self.n_columns)
         mask = None if mask is None else mask.reshape(-1, self.n_columns)
-        return self.head.features(steps, mask).view(len(x), -1)
+        return self.head.features(steps, mask).reshape(len(x), -1)
 
     def initial_outputs(self) -> Tensor:
         return self.head.initial_outputs()
@@ -105,23 +105,23 @@ class StepsHead(ObservationHead):
 
     def log_prob_columns(self, params: StepsParams, x: Tensor) -> Tensor:
         columns = self.head.log_prob_columns(params.own, x.reshape(-1, self.n_columns))
-        return columns.view(len(columns), *x.shape)
+        return columns.reshape(len(columns), *x.shape)
 
     def log_prob_rows(self, params: StepsParams, x: Tensor) -> Tensor:
         steps = Observation(self.head, params.own).log_prob(x.reshape(-1, self.n_columns))
-        return steps.view(len(steps), len(x), -1).sum(-1)
+        return steps.reshape(len(steps), len(x), -1).sum(-1)
 
     def sample(self, params: StepsParams, generator: torch.Generator) -> Tensor:
         drawn = self.head.sample(params.own, generator)
-        return drawn.view(len(drawn), params.n_rows, -1)
+        return drawn.reshape(len(drawn), params.n_rows, -1)
 
     def expectation(self, params: StepsParams) -> Tensor:
         expected = self.head.expectation(params.own)
-        return expected.view(len(expected), params.n_rows, -1)
+        return expected.reshape(len(expected), params.n_rows, -1)
 
     def from_expectation(self, expectation: Tensor) -> Tensor:
         columns = self.head.from_expectation(expectation.reshape(-1, self.n_expectation))
-        return columns.view(*expectation.shape[:-1], -1)
+        return columns.reshape(*expectation.shape[:-1], -1)
 
     def noise_variance(self, params: StepsParams) -> Tensor | None:
         """Variance of the noise (..., n_rows, n_columns), averaged over the observed steps."""

@@ -52,7 +52,7 @@ class Particles:
         self._model = model
         self._head = model.observation_head.head
         self._shape = (n_draws, len(batch.x))
-        self._steps = model.steps(batch, n_draws)
+        self._steps = model.steps(batch, 1)
         steps_of = model.observation_head.steps
         self._x = steps_of(batch.x).transpose(0, 1)
         self._mask = None if batch.mask is None else steps_of(batch.mask).transpose(0, 1)
@@ -80,7 +80,7 @@ class Particles:
         """
         t, model = self._t, self._model
         flat = noise.expand(*self._shape, noise.shape[-1]).flatten(0, 1)
-        now = self._steps.at(t)
+        now = self._steps.at(t).repeated(self._shape[0])
         told = model.recurrence.top(self._state)
         prior = model.prior_of(told)
         posterior = model.posterior_at(now, told, prior=prior)

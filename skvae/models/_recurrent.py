@@ -80,6 +80,12 @@ class Steps(NamedTuple):
         """What is read of one step."""
         return Steps(self.reads[t], None if self.observed is None else self.observed[t])
 
+    def repeated(self, n_draws: int) -> Steps:
+        """What is read of one step, once for each draw."""
+        if n_draws == 1:
+            return self
+        return Steps(*(None if t is None else t.repeat(n_draws, 1) for t in self))
+
 
 class Run(NamedTuple):
     """A pass through sequences, the state depending on what was drawn.
