@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from skvae.estimators._base import LatentVariableEstimator
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import Setup
 from skvae.estimators._sequences import Sequences, given, read_sequences
+from skvae.estimators._table import library_of
 from skvae.estimators._transaction import infers
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
 from skvae.exceptions import SupportError
@@ -61,7 +63,8 @@ class VariationalRNN(LatentVariableEstimator):
     normal distribution of a few latent variables z, and from z and it the distribution of the
     entries x of the step (Chung et al., 2015)::
 
-        h_t = cell(h_{t-1}, x_{t-1}, z_{t-1}),    z_t ~ N(m(h_t), s(h_t)^2),    x_t ~ p(x | z_t, h_t)
+        h_t = cell(h_{t-1}, x_{t-1}, z_{t-1})
+        z_t ~ N(m(h_t), s(h_t)^2),    x_t ~ p(x | z_t, h_t)
 
     The posterior of z_t is read from the steps up to t (filtering). All is trained together by
     maximising a lower bound on the log-likelihood of whole sequences.
@@ -176,14 +179,15 @@ class VariationalRNN(LatentVariableEstimator):
     Notes
     -----
     **Sequences** are given as an array of shape (n_sequences, n_steps, n_columns), as a list of
-    arrays of shape (n_steps, n_columns) of different lengths, or with all steps stacked in one table
-    X and their numbers in `lengths`. A 2-d X without `lengths` holds a sequence of one column in each
-    row, and later ones then need as many columns, as of any table; all other forms may be longer
-    or shorter than those of ``fit``.
+    arrays of shape (n_steps, n_columns) of different lengths, or with all steps stacked in one
+    table X and their numbers in `lengths`. A 2-d X without `lengths` holds a sequence of one column
+    in each row, and later ones then need as many columns, as of any table; all other forms may be
+    longer or shorter than those of ``fit``.
 
     **Missing entries** are NaN. Where nothing of a step is observed its posterior is the prior, and
-    it adds nothing to the bound. What the networks read in place of a missing entry is its mean, and,
-    if training sequences had missing entries before their ends, which entries are missing.
+    it adds nothing to the bound. What the networks read in place of a missing entry is its mean,
+    and, if training sequences had missing entries before their ends, which entries are missing. The
+    likelihood is that of what is observed given what was observed before, and where.
 
     References
     ----------
@@ -526,7 +530,11 @@ class VariationalRNN(LatentVariableEstimator):
         """
         sequences = self._known(X, lengths)
         means = self._filtering_means(sequences)
-        return means[np.arange(len(means)), sequences.lengths - 1]
+        Z = means[np.arange(len(means)), sequences.lengths - 1]
+        if lengths is not None and library_of(X) == "pandas" and self._answers_in_pandas():
+            # With an index of its own: that of X is one of steps.
+            return type(X)(Z)
+        return Z
 
     @infers
     def transform_sequences(self, X: Any, lengths: Any = None) -> Any:
@@ -558,6 +566,10 @@ class VariationalRNN(LatentVariableEstimator):
         sequences = self._known(X, lengths)
         return sequences.as_given(self._filtering_means(sequences))
 
+    def _answers_in_pandas(self) -> bool:
+        config = getattr(self, "_sklearn_output_config", {})
+        return config.get("transform", get_config()["transform_output"]) == "pandas"
+
     def _filtering_means(self, sequences: Sequences) -> np.ndarray:
         return self._by_rows(sequences.rows, 1, lambda model, batch: model.posterior_mean(batch))
 
@@ -566,10 +578,10 @@ class VariationalRNN(LatentVariableEstimator):
         """Log-likelihood of each sequence, estimated by a particle filter.
 
         Draws of the latent variables are weighed step after step, and where few of them have all
-        the weight the others are replaced by copies of those (Maddison et al., 2017). Its exponential
-        has the likelihood for its mean, so that in expectation it is a lower bound, which rises with
-        `n_score_draws`. The draws are fixed at ``fit`` and shared by all sequences: the score of a
-        sequence depends on nothing but the sequence.
+        the weight the others are replaced by copies of those (Maddison et al., 2017). The
+        exponential has the likelihood for its mean, so that in expectation it is a lower bound,
+        which rises with `n_score_draws`. The draws are fixed at ``fit`` and shared by all
+        sequences: the score of a sequence depends on nothing but the sequence.
 
         Parameters
         ----------

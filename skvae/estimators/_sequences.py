@@ -153,7 +153,9 @@ def _padded(parts: Sequence[np.ndarray], form: Form) -> Sequences:
     dtype = np.result_type(*{part.dtype for part in parts})
     if dtype.kind != "f" and len(set(lengths.tolist())) > 1:
         dtype = np.dtype(np.float32)  # in which such numbers would be answered anyway
-    rows = np.full((len(parts), lengths.max(), n_columns), 0 if dtype.kind != "f" else np.nan, dtype)
+    rows = np.full(
+        (len(parts), lengths.max(), n_columns), 0 if dtype.kind != "f" else np.nan, dtype
+    )
     for row, part in zip(rows, parts, strict=True):
         row[: len(part)] = part
     return Sequences(rows.reshape(len(parts), -1), lengths, n_columns, form)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from skvae._core._batch import Batch, NoiseSpec
@@ -383,9 +383,7 @@ class FilteringPosterior(PosteriorDistribution):
         if self._parameters is None:
             run: Run = self._model(self._batch, **arguments)
         else:
-            run = functional_call(
-                self._model, dict(self._parameters), (self._batch,), arguments
-            )
+            run = functional_call(self._model, dict(self._parameters), (self._batch,), arguments)
         return run
 
     @property

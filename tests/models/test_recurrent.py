@@ -326,7 +326,9 @@ def test_what_is_under_the_mask_does_not_matter():
     batch, noise = batch_of(model, X), noise_for(model, 2, len(X))
     junk = torch.where(batch.mask > 0, batch.x, torch.full_like(batch.x, 1e3))
     bound = SGVB(n_draws=2).build(1)
-    torch.testing.assert_close(bound(model, batch, noise), bound(model, Batch(junk, batch.mask), noise))
+    torch.testing.assert_close(
+        bound(model, batch, noise), bound(model, Batch(junk, batch.mask), noise)
+    )
 
 
 def test_unobserved_step_has_its_prior_for_a_posterior():
@@ -535,9 +537,7 @@ def test_step_runs_without_values(objective, cell, holes):
     bound = objective.build(100)
     step = TrainingStep([model], bound, Adam(clip_norm=1.0), LearningRate(1e-3, 10, 10, META))
     like = Batch(torch.empty(1, 15), torch.empty(1, 15) if holes else None)
-    chunk = Chunk(
-        [model], like, n_draws=bound.n_draws, n_steps=2, n_rows=8, with_features=False
-    )
+    chunk = Chunk([model], like, n_draws=bound.n_draws, n_steps=2, n_rows=8, with_features=False)
     chunk.prepare(2, None)
     for inputs in chunk.steps:
         step(inputs)
