@@ -206,7 +206,9 @@ class VariationalRNN(LatentVariableEstimator):
     >>> from skvae import VariationalRNN
     >>> rng = np.random.default_rng(0)
     >>> X = np.cumsum(rng.normal(size=(60, 12, 2)), axis=1)
-    >>> model = VariationalRNN(state_size=8, max_iter=5, random_state=0).fit(X)
+    >>> model = VariationalRNN(state_size=8, random_state=0)
+    >>> for _ in range(3):
+    ...     model = model.partial_fit(X)
     >>> model.transform(X).shape
     (60, 2)
     >>> model.transform_sequences(X).shape

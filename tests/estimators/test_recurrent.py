@@ -15,6 +15,7 @@ from skvae.likelihoods import BernoulliLikelihood
 from skvae.solvers import Adam
 from tests.estimators.small import STILL_RISING, _global_states
 from tests.helpers import StateSpace
+from tests.registry import RECURRENCES, each
 
 pytestmark = [
     pytest.mark.filterwarnings(STILL_RISING),
@@ -294,10 +295,12 @@ def test_fit_is_reproducible_and_touches_no_global_generator():
     assert np.abs(other.transform(parts) - model.transform(parts)).max() > 1e-3
 
 
-@pytest.mark.parametrize("parameters", [{"cell": "gru", "n_recurrent_layers": 2}, {}])
-def test_saved_and_pickled_models_say_the_same(tmp_path, parameters):
+@pytest.mark.parametrize("recurrence", each(RECURRENCES))
+def test_saved_and_pickled_models_say_the_same(tmp_path, recurrence):
     X = walks()
     X[:, 3] = np.nan
+    parameters = recurrence.get_params()
+    parameters["n_recurrent_layers"] = parameters.pop("n_layers")
     model = small(warm_start=True, **parameters).fit(X)
     skvae.save(model, tmp_path / "model.skvae")
     for again in (skvae.load(tmp_path / "model.skvae"), pickle.loads(pickle.dumps(model))):
