@@ -362,6 +362,25 @@ class StateSpace(NamedTuple):
             predicted.append(mean)
         return np.array(log_prob), np.array(filtered), np.array(predicted)
 
+    def complete(self, x: np.ndarray) -> np.ndarray:
+        """A sequence (n_steps, n_columns), what is missing at its expectation given the rest."""
+        n_steps, n_columns = x.shape
+        covariance = np.zeros((n_steps, n_columns, n_steps, n_columns))
+        own = self.process if self.first is None else self.first
+        for t in range(n_steps):
+            cross = own
+            for s in range(t, n_steps):
+                block = self.loadings @ cross @ self.loadings.T
+                covariance[s, :, t], covariance[t, :, s] = block, block.T
+                cross = self.transition @ cross
+            covariance[t, :, t] += np.diag(self.noise)
+            own = self.transition @ own @ self.transition.T + self.process
+        matrix, flat = covariance.reshape(x.size, x.size), (x - self.mean).ravel()
+        seen = ~np.isnan(flat)
+        weights = np.linalg.solve(matrix[np.ix_(seen, seen)], flat[seen])
+        filled = np.where(seen, flat, matrix[:, seen] @ weights)
+        return filled.reshape(x.shape) + self.mean
+
     def sample(self, n_rows: int, n_steps: int, *, seed: int = 0) -> np.ndarray:
         """Sequences (n_rows, n_steps, n_columns)."""
         rng = np.random.default_rng(seed)

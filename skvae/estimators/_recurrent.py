@@ -24,7 +24,7 @@ from skvae.estimators._table import library_of
 from skvae.estimators._transaction import infers
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
 from skvae.exceptions import SupportError
-from skvae.inference import expected_continuation, filtered_log_likelihood
+from skvae.inference import expected_continuation, expected_steps, filtered_log_likelihood
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._base import Columns
 from skvae.models import LatentVariableModel, RecurrentModel, build_recurrent
@@ -718,8 +718,8 @@ class VariationalRNN(LatentVariableEstimator):
         lengths : array-like of int of shape (n_sequences,), default=None
             As for ``fit``.
         random_state : int, RandomState instance or None, default=None
-            Source of the draws of steps that are read before others. That of the first step is its
-            expectation whatever is drawn.
+            Source of the draws of steps that are read before others, and of what is missing. The
+            first step has its expectation whatever is drawn.
 
         Returns
         -------
@@ -766,8 +766,9 @@ class VariationalRNN(LatentVariableEstimator):
     def impute(self, X: Any, lengths: Any = None) -> Any:
         """Fill in the missing entries of sequences by what is expected.
 
-        The expectation given all observed entries of the sequence, later ones included, by
-        self-normalised importance sampling with the draws of ``lower_bound``.
+        The expectation given all observed entries of the sequence, later ones included, by the
+        particle filter of ``score_samples``. If the networks are not told what is missing, since no
+        training sequence had missing entries before its end, draws stand for it in what they read.
 
         Parameters
         ----------
@@ -790,7 +791,27 @@ class VariationalRNN(LatentVariableEstimator):
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         sequences = self._known(X, lengths)
-        filled = super().impute(sequences)
+        n_draws = self._n_draws()
+        generator = Streams(self._seed).generator("refinement")
+        noise: dict[str, Tensor] = {}
+        on_device: list[torch.Generator] = []
+
+        def expected(model: LatentVariableModel, batch: Batch) -> Tensor:
+            if not noise:
+                noise.update(self._shared_noise(model, n_draws, "scoring"))
+                on_device.append(generator_on(batch.x.device, generator))
+            seen, head = model.observe(batch, noise), model.observation_head
+            # The most probable category of draws is not their mean: it is that of their
+            # distributions, which know nothing of later steps but by the draws before.
+            if model.reads_mask or head.n_expectation != head.n_columns:
+                by_head = expected_steps(model, seen, noise, on_device[0], _expectation)
+                return head.from_expectation(by_head)
+            return expected_steps(
+                model, seen, noise, on_device[0], lambda draws: head.unstandardize(draws.x)
+            )
+
+        out = self._by_rows(sequences.rows, self._at_a_step(sequences.rows, n_draws), expected)
+        filled = self._filled(X, sequences.rows, out)
         if sequences.form == "rows":
             return filled
         return sequences.as_given(filled.reshape(len(filled), -1, self.n_columns_))
@@ -886,6 +907,10 @@ class VariationalRNN(LatentVariableEstimator):
             blocks.append(block[:, :, : model.n_steps - start])
         noise |= {"resampling": resampling[0], "z": torch.cat(blocks, dim=2)}
         return {name: t.to(first) for name, t in noise.items()}
+
+
+def _expectation(draws: Any) -> Tensor:
+    return draws.expectation
 
 
 def _even_block(n_draws: int, n_steps: int, n_latent: int, seed: int, start: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ class Draws(Protocol):
     """What draws of a stepwise model have to offer; see ``skvae.models.Particles``."""
 
     observed: Tensor | None
+    x: Tensor
     expectation: Tensor
 
     def advance(self, noise: Tensor) -> Tensor:
@@ -78,8 +79,55 @@ def filtered_log_likelihood(
         if observed is not None:
             gain = torch.where(observed, gain, torch.zeros_like(gain))
         gains.append(gain)
-        log_weight = _resampled(draws, log_weight, noise["resampling"][t])
+        log_weight, _ = _resampled(draws, log_weight, noise["resampling"][t])
     return torch.stack(gains, dim=1)
+
+
+def expected_steps(
+    model: StepwiseModel,
+    batch: Batch,
+    noise: Mapping[str, Tensor],
+    generator: torch.Generator,
+    value: Callable[[Draws], Tensor],
+) -> Tensor:
+    """Expectation of something of each step given all that is observed of the sequence.
+
+    Draws are weighed by all steps, and each is followed back to what it came from, so that later
+    steps tell of earlier ones.
+
+    Parameters
+    ----------
+    model, batch, noise
+        As for `filtered_log_likelihood`.
+    generator : torch.Generator
+        On the device, for draws of what is missing.
+    value : callable
+        What is expected, (n_draws, n_rows, n_values), of draws that have just advanced. Of what was
+        drawn and then read it has to be the draws themselves: later steps tell of them, and not
+        only of the distribution that they were drawn from.
+
+    Returns
+    -------
+    expectation : Tensor of shape (n_rows, n_steps * n_values)
+    """
+    z = noise["z"]
+    draws = model.particles(batch, len(z), generator=generator)
+    log_weight = _equal(z, batch)
+    expected, ancestors = [], []
+    for t in range(z.shape[2]):
+        _, log_weight = _weighed(log_weight, draws.advance(z[:, :, t]))
+        expected.append(value(draws))
+        final = torch.exp(log_weight)
+        log_weight, index = _resampled(draws, log_weight, noise["resampling"][t])
+        ancestors.append(index)
+    path = torch.arange(len(z), device=z.device).unsqueeze(1).expand_as(final)
+    steps = []
+    for t in range(len(expected) - 1, -1, -1):
+        if t < len(expected) - 1:
+            path = ancestors[t].gather(0, path)
+        own = expected[t].gather(0, path.unsqueeze(-1).expand(-1, -1, expected[t].shape[-1]))
+        steps.append(torch.einsum("dr,dre->re", final, own))
+    return torch.cat(steps[::-1], dim=-1)
 
 
 def expected_continuation(
@@ -117,7 +165,7 @@ def expected_continuation(
     for t in range(z.shape[2]):
         _, log_weight = _weighed(log_weight, draws.advance(z[:, :, t]))
         expected.append(torch.einsum("dr,dre->re", torch.exp(log_weight), draws.expectation))
-        log_weight = _resampled(draws, log_weight, noise["resampling"][t])
+        log_weight, _ = _resampled(draws, log_weight, noise["resampling"][t])
     steps = torch.stack(expected, dim=1)
     wanted = ends.unsqueeze(1) + torch.arange(n_steps, device=ends.device)
     index = wanted.unsqueeze(-1).expand(-1, -1, steps.shape[-1])
@@ -136,17 +184,27 @@ def _weighed(log_weight: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
     return total, joint - total
 
 
-def _resampled(draws: Draws, log_weight: Tensor, uniform: Tensor) -> Tensor:
-    """Weights after draws of sequences with few that count are replaced (systematic resampling)."""
+def _resampled(draws: Draws, log_weight: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace draws of sequences of which few count (systematic resampling).
+
+    Returns
+    -------
+    log_weight : Tensor of shape (n_draws, n_rows)
+        Weights afterwards.
+    index : Tensor of shape (n_draws, n_rows)
+        What each draw is a copy of.
+    """
     n_draws, n_rows = log_weight.shape
+    order = torch.arange(n_draws, device=log_weight.device)
     if n_draws == 1:
-        return log_weight
+        return log_weight, order.unsqueeze(1).expand(-1, n_rows)
     weight = torch.exp(log_weight.double())
     is_poor = 1.0 / weight.square().sum(0) < LEAST_SHARE * n_draws
     cumulative = weight.cumsum(0)
     cumulative = (cumulative / cumulative[-1:].clone()).mT.contiguous()
-    order = torch.arange(n_draws, device=weight.device)
     wanted = ((order + uniform) / n_draws).to(cumulative).expand(n_rows, -1).contiguous()
     chosen = torch.searchsorted(cumulative, wanted).clamp(max=n_draws - 1).mT
-    draws.choose(torch.where(is_poor, chosen, order.unsqueeze(1)))
-    return torch.where(is_poor, torch.full_like(log_weight, -math.log(n_draws)), log_weight)
+    index = torch.where(is_poor, chosen, order.unsqueeze(1))
+    draws.choose(index)
+    equal = torch.full_like(log_weight, -math.log(n_draws))
+    return torch.where(is_poor, equal, log_weight), index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,16 +24,16 @@ class Particles:
         Sequences; beyond `ends` nothing may be observed.
     n_draws : int
     ends : Tensor of shape (n_rows,) or None
-        Number of steps of each sequence, beyond which it goes on: what comes is drawn, and read
-        before the next step. None means that nothing does.
+        Number of steps of each sequence; None means that all end with the batch.
     generator : torch.Generator or None
-        On the device; for what comes.
+        On the device, for what comes beyond the ends, which is drawn and read before the next step;
+        and where the networks are not told what is missing, for that too. Without one nothing is
+        drawn, and what is missing is read as in training.
 
     Attributes
     ----------
     x : Tensor of shape (n_draws, n_rows, n_columns)
-        The last step in the units of the head, drawn where the sequence has ended; only with
-        `ends`.
+        The last step in the units of the head, drawn in part; only with a `generator`.
     expectation : Tensor of shape (n_draws, n_rows, n_expectation)
         Of the last step given its z and the steps before, as the head reads it.
     """
@@ -93,20 +93,28 @@ class Particles:
         if mask is not None:
             gain = torch.where(mask.any(-1), gain, torch.zeros_like(gain))
         self.expectation = self._head.expectation(params)
-        reads = now.reads
-        if self._ends is not None:
-            assert self._generator is not None
-            drawn = self._head.sample(params, self._generator).flatten(0, 1)
-            given = self._x[t].expand(*self._shape, -1).flatten(0, 1)
-            has_ended = self._ends <= t
-            self.x = torch.where(has_ended, drawn, given).unflatten(0, self._shape)
-            features = self._head.features(drawn, None)
-            if model.reads_mask:
-                features = torch.cat([features, torch.ones_like(drawn)], dim=-1)
-            reads = torch.where(has_ended, features, reads)
+        reads = now.reads if self._generator is None else self._drawn(now.reads, params)
         self._state = model.step(reads, z, self._state)
         self._t += 1
         return log_weight + gain
+
+    def _drawn(self, reads: Tensor, params: Any) -> Tensor:
+        """What is read of the step in `x`, which is drawn here, in place of what is given."""
+        t, head, n_draws = self._t, self._head, self._shape[0]
+        assert self._generator is not None
+        given = self._x[t].repeat(n_draws, 1)
+        beyond = reads.new_zeros(len(reads), 1, dtype=torch.bool)
+        if self._ends is not None:
+            beyond = self._ends <= t
+        is_drawn = beyond.expand_as(given)
+        if not self._model.reads_mask and self._mask is not None:
+            is_drawn = (self._mask[t] == 0).repeat(n_draws, 1)
+        x = torch.where(is_drawn, head.sample(params, self._generator).flatten(0, 1), given)
+        self.x = x.unflatten(0, self._shape)
+        features = head.features(x, None)
+        if not self._model.reads_mask:
+            return features
+        return torch.where(beyond, torch.cat([features, torch.ones_like(x)], dim=-1), reads)
 
     def choose(self, index: Tensor) -> None:
         """Replace the draws of each sequence by copies of some of them.

@@ -14,6 +14,7 @@ from skvae.engine._chunk import Chunk
 from skvae.inference import (
     evidence_lower_bound,
     expected_continuation,
+    expected_steps,
     filtered_log_likelihood,
     importance_log_likelihood,
 )
@@ -270,6 +271,38 @@ def test_continuation_is_that_of_the_kalman_filter():
             expected = exact.loadings @ mean + exact.mean
             np.testing.assert_allclose(got[i, step], expected, atol=0.15)
             mean = exact.transition @ mean
+
+
+@torch.no_grad()
+def test_missing_steps_are_expected_as_given_all_others():
+    model, exact = state_space_model(8)
+    X = with_holes(exact.sample(4, 8, seed=2))
+    X[:, 3:5] = np.nan
+    batch = batch_of(model, X)
+    noise = noise_for(model, 20_000, 4) | uniforms(8)
+    generator = torch.Generator().manual_seed(0)
+    expectation = expected_steps(model, batch, noise, generator, lambda draws: draws.expectation)
+    got = model.observation_head.from_expectation(expectation).view(4, 8, 3).numpy()
+    for i in range(4):
+        holes = np.isnan(X[i])
+        np.testing.assert_allclose(got[i][holes], exact.complete(X[i])[holes], atol=0.25)
+
+
+@torch.no_grad()
+def test_what_is_drawn_for_a_missing_step_is_read():
+    """In innovations form the state reads x alone, and what is missing has to be integrated out."""
+    model, exact = innovations_model(6)
+    X = exact.sample(3, 6, seed=1)
+    X[:, 2:4] = np.nan
+    noise = noise_for(model, 20_000, 3) | uniforms(6)
+    generator = torch.Generator().manual_seed(0)
+    head = model.observation_head
+    got = expected_steps(
+        model, batch_of(model, X), noise, generator, lambda draws: head.unstandardize(draws.x)
+    )
+    got = got.view(3, 6, 2).numpy()
+    for i in range(3):
+        np.testing.assert_allclose(got[i, 2:4], exact.complete(X[i])[2:4], atol=0.1)
 
 
 @torch.no_grad()
