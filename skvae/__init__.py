@@ -8,6 +8,7 @@ from skvae.estimators import (
     SemiSupervisedVariationalAutoencoder,
     VariationalAutoencoder,
     VariationalImputer,
+    VariationalRNN,
 )
 from skvae.inference import LogLikelihood, PooledEstimates, pool_estimates
 from skvae.persistence import load, save
@@ -21,6 +22,7 @@ __all__ = [
     "SemiSupervisedVariationalAutoencoder",
     "VariationalAutoencoder",
     "VariationalImputer",
+    "VariationalRNN",
     "__version__",
     "load",
     "pool_estimates",

@@ -20,6 +20,7 @@ _PRIVATE = frozenset(
         "_is_empty",
         "_learned_missing",
         "_likelihood_given",
+        "_rows_are_sequences",
         "_schema",
         "_seed",
         "_sklearn_output_config",

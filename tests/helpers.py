@@ -384,6 +384,86 @@ def real_line() -> tuple[Tensor, Tensor]:
     return torch.sinh(t).view(-1, 1, 1), (torch.cosh(t) * (t[1] - t[0])).unsqueeze(1)
 
 
+class StateSpace(NamedTuple):
+    """z_t = A z_{t-1} + N(0, Q), x_t = C z_t + mean + N(0, diag(noise)), with z_0 = 0.
+
+    Attributes
+    ----------
+    transition, process : ndarray of shape (n_latent, n_latent)
+        A and Q.
+    loadings : ndarray of shape (n_columns, n_latent)
+    noise, mean : ndarray of shape (n_columns,)
+    first : ndarray of shape (n_latent, n_latent) or None
+        Covariance of the first z; None stands for Q.
+    """
+
+    transition: np.ndarray
+    process: np.ndarray
+    loadings: np.ndarray
+    noise: np.ndarray
+    mean: np.ndarray
+    first: np.ndarray | None = None
+
+    def kalman(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Exact answers for one sequence (n_steps, n_columns), NaN where missing.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_steps,)
+            Of each step given those before, in nats.
+        filtered, predicted : ndarray of shape (n_steps, n_latent)
+            Means of z given the steps up to and with its own, and of the z after it.
+        """
+        mean = np.zeros(len(self.process))
+        covariance = self.process if self.first is None else self.first
+        log_prob, filtered, predicted = [], [], []
+        for x in X:
+            seen = ~np.isnan(x)
+            C = self.loadings[seen]
+            residual = x[seen] - self.mean[seen] - C @ mean
+            S = C @ covariance @ C.T + np.diag(self.noise[seen])
+            log_prob.append(normal_log_density(residual[None], np.zeros(len(S)), S)[0])
+            gain = np.linalg.solve(S, C @ covariance).T
+            mean, covariance = mean + gain @ residual, covariance - gain @ C @ covariance
+            filtered.append(mean)
+            mean = self.transition @ mean
+            covariance = self.transition @ covariance @ self.transition.T + self.process
+            predicted.append(mean)
+        return np.array(log_prob), np.array(filtered), np.array(predicted)
+
+    def complete(self, x: np.ndarray) -> np.ndarray:
+        """A sequence (n_steps, n_columns), what is missing at its expectation given the rest."""
+        n_steps, n_columns = x.shape
+        covariance = np.zeros((n_steps, n_columns, n_steps, n_columns))
+        own = self.process if self.first is None else self.first
+        for t in range(n_steps):
+            cross = own
+            for s in range(t, n_steps):
+                block = self.loadings @ cross @ self.loadings.T
+                covariance[s, :, t], covariance[t, :, s] = block, block.T
+                cross = self.transition @ cross
+            covariance[t, :, t] += np.diag(self.noise)
+            own = self.transition @ own @ self.transition.T + self.process
+        matrix, flat = covariance.reshape(x.size, x.size), (x - self.mean).ravel()
+        seen = ~np.isnan(flat)
+        weights = np.linalg.solve(matrix[np.ix_(seen, seen)], flat[seen])
+        filled = np.where(seen, flat, matrix[:, seen] @ weights)
+        return filled.reshape(x.shape) + self.mean
+
+    def sample(self, n_rows: int, n_steps: int, *, seed: int = 0) -> np.ndarray:
+        """Sequences (n_rows, n_steps, n_columns)."""
+        rng = np.random.default_rng(seed)
+        first = self.process if self.first is None else self.first
+        z = rng.multivariate_normal(np.zeros(len(first)), first, size=n_rows)
+        X = []
+        for _ in range(n_steps):
+            noise = rng.normal(size=(n_rows, len(self.noise))) * np.sqrt(self.noise)
+            X.append(z @ self.loadings.T + self.mean + noise)
+            z = z @ self.transition.T
+            z = z + rng.multivariate_normal(np.zeros(len(first)), self.process, size=n_rows)
+        return np.stack(X, axis=1)
+
+
 # ---------------------------------------------------------------------------------- comparisons
 
 

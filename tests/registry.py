@@ -38,6 +38,7 @@ from skvae.likelihoods._base import Likelihood
 from skvae.networks import MLP, Convolutional, GatedMLP, ResidualMLP, TorchNetwork
 from skvae.networks._base import Network
 from skvae.networks._gaussian_layers import GaussianLayers
+from skvae.networks._recurrent import RecurrentLayers
 from skvae.objectives import IWAE, SGVB
 from skvae.posteriors import (
     DiagonalPosterior,
@@ -268,6 +269,12 @@ LAYERS = [
         input_dropout=0.2,
         latent_noise=0.1,
     ),
+]
+
+RECURRENCES = [
+    RecurrentLayers(),
+    RecurrentLayers(state_size=3, n_layers=2),
+    RecurrentLayers(cell="gru", state_size=4),
 ]
 
 OBJECTIVES = [

@@ -11,6 +11,7 @@ ENTRIES = {
     "posterior": registry.POSTERIORS,
     "network": registry.NETWORKS,
     "layers": registry.LAYERS,
+    "recurrence": registry.RECURRENCES,
     "objective": registry.OBJECTIVES,
     "solver": registry.SOLVERS,
 }

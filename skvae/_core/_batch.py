@@ -41,6 +41,9 @@ class Batch(NamedTuple):
         part is observed; None means that it is not known yet.
     spread : Tensor of shape (n_rows, n_columns) or None
         Standard deviations of the entries, where these are means of what a step draws anew.
+    memo : dict or None
+        Where a model may keep, for as long as the batch lives, what it has computed of it; None
+        means that it may not.
     """
 
     x: Tensor
@@ -51,6 +54,7 @@ class Batch(NamedTuple):
     factors: Tensor | None = None
     mixing: Tensor | None = None
     spread: Tensor | None = None
+    memo: dict[str, Any] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""

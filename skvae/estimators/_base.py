@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
@@ -396,7 +397,7 @@ class LatentVariableEstimator(
         """Rows for a fitted model: validated, and within the support of the likelihood."""
         check_is_fitted(self)
         rows = self._read_rows(X, reset=False)
-        self.likelihood_.check_support(rows, getattr(self, "feature_names_in_", None))
+        self._check_support(self.likelihood_, rows)
         return KnownRows(rows)
 
     def _context_of_draws(self, n_samples: int, generator: torch.Generator) -> np.ndarray | None:
@@ -535,6 +536,7 @@ class LatentVariableEstimator(
         """
         rows = known.x
         dtype, model = self._model_for(compute_dtype(rows))
+        model = self._model_of_rows(model, rows)
         head = model.observation_head
         source = Rows(
             rows,
@@ -562,12 +564,18 @@ class LatentVariableEstimator(
         """As `_by_rows`, of expectations: of what is not known but matters, they take the mean."""
         return self._by_rows(known, n_draws, function)
 
+    def _model_of_rows(self, model: LatentVariableModel, rows: np.ndarray) -> LatentVariableModel:
+        """The model for rows like these, where their length is not that of the training rows."""
+        return model
+
     @staticmethod
     def _at_once(model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
         """Draws, and rows with that many draws, that go through the model at once."""
         first = next(model.parameters())
         widest = max((max(p.shape) for p in model.parameters() if p.numel()), default=1)
         room = CHUNK_BYTES.get(first.device.type, CHUNK_BYTES["cuda"])
+        # Of a sequence each step has activations of its own.
+        widest *= math.prod(model.latent_shape[:-1])
         n_codes = max(1, room // (first.element_size() * widest))
         n_at_once = min(n_draws, n_codes)
         return n_at_once, min(MAX_CHUNK_ROWS, max(1, n_codes // n_at_once))

@@ -98,6 +98,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     # Names of the components whose change makes `warm_start` impossible.
     _architecture = ("likelihood_", "prior_", "posterior_", "encoder_", "decoder_")
 
+    # Rows of which something is observed that a first fit needs.
+    _fewest_rows = 2
+
     # What the parameters of components are called among those of the estimator.
     _parameter_names: ClassVar[dict[str, str]] = {}
 
@@ -258,6 +261,20 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         schema = getattr(self, "_schema", None)
         return rows if schema is None else write_table(rows, schema, index)
 
+    def _observations(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the likelihood sees them: what has a distribution given latent variables."""
+        return rows
+
+    def _summarize(
+        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+    ) -> ColumnSummary:
+        """What the model is built from."""
+        return likelihood.summarize(rows)._replace(has_missing=has_missing)
+
+    def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
+        """Refuse rows outside the support of the likelihood."""
+        likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
+
     def _columns(self, X: Any) -> Columns:
         """What is known of the columns of X, which has been read, beside its entries."""
         names = getattr(self, "feature_names_in_", None)
@@ -268,16 +285,16 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         components = {name: clone(c) for name, c in self._resolve_components().items()}
         given = components["likelihood_"]
         if not continued:
-            components["likelihood_"] = given.settled(rows, self._columns(X))
+            components["likelihood_"] = given.settled(self._observations(rows), self._columns(X))
         known = self._read_context(X, y, len(rows), reset=not continued)
         has_missing = contains_nan(rows)
         setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
-        components["likelihood_"].check_support(rows, getattr(self, "feature_names_in_", None))
+        self._check_support(components["likelihood_"], rows)
         if has_missing:
             if continued and partial and np.isnan(rows).all():
                 return self
-            kept = _rows_not_empty(rows, 1 if continued and partial else 2)
+            kept = _rows_not_empty(rows, 1 if continued and partial else self._fewest_rows)
             # That nothing is told may itself be told of, where there is a missingness.
             if self.missingness is None and not kept.all():
                 rows, known = rows[kept], {name: a[kept] for name, a in known.items()}
@@ -326,8 +343,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """A model for rows seen for the first time."""
         n_latent = self._n_latent(rows)
         seed = int(check_random_state(self.random_state).randint(MAX_SEED))
-        summary = components["likelihood_"].summarize(rows)
-        summary = summary._replace(has_missing=has_missing)
+        summary = self._summarize(components["likelihood_"], rows, has_missing)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
         device = resolve_device(self.device)
@@ -338,9 +354,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         for one in (model, *others):
             if one.missingness is not None:
                 one.missingness.start_at_(np.isnan(rows).mean(axis=0), len(rows))
-        return Setup(
-            components, model, summary.mean, seed, None, 0, summary.has_missing, tuple(others)
-        )
+        return Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
 
     def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""

@@ -11,6 +11,11 @@ from skvae.inference._importance import (
 )
 from skvae.inference._imputation import chain_draws, conditional_draws, conditional_expectation
 from skvae.inference._log_likelihood import LogLikelihood, LogMeanWeight, log_mean_weight
+from skvae.inference._particle_filter import (
+    expected_continuation,
+    expected_steps,
+    filtered_log_likelihood,
+)
 from skvae.inference._pooling import PooledEstimates, pool_estimates
 from skvae.inference._reciprocal import reciprocal_log_likelihood
 from skvae.inference._refine import refined_posterior

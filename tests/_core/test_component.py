@@ -16,6 +16,7 @@ COMPONENTS = [
         registry.PRIORS,
         registry.POSTERIORS,
         registry.NETWORKS,
+        registry.RECURRENCES,
         registry.OBJECTIVES,
         registry.SOLVERS,
     )

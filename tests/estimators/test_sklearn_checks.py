@@ -26,6 +26,7 @@ from skvae import (
     GaussianMixtureVariationalAutoencoder,
     SemiSupervisedVariationalAutoencoder,
     VariationalAutoencoder,
+    VariationalRNN,
 )
 from skvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from skvae.networks import Convolutional
@@ -154,6 +155,7 @@ def configurations():
         (1, 2), recognition="bottom_up", layer_noise="predicted", max_iter=3, early_stopping=False
     )
     yield DeepLatentGaussianModel(max_iter=3)
+    yield VariationalRNN(hidden_layer_sizes=(8,), state_size=8, max_iter=3)
 
 
 CONFIGURATIONS = list(configurations())

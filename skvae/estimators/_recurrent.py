@@ -1,0 +1,953 @@
+"""The variational recurrent neural network, for sequences."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skvae._core._batch import Batch, NoiseSpec, draw_noise, evenly_spread_normals
+from skvae._core._component import Component, resolve
+from skvae._core._random import StreamName, Streams, generator_on
+from skvae._core._summary import ColumnSummary
+from skvae.engine import TrainingResult
+from skvae.estimators._base import LatentVariableEstimator
+from skvae.estimators._checks import cpu_generator, positive_integer
+from skvae.estimators._fitting import Setup
+from skvae.estimators._rows import KnownRows
+from skvae.estimators._sequences import Sequences, given, read_sequences
+from skvae.estimators._table import library_of
+from skvae.estimators._transaction import infers
+from skvae.estimators._variational_autoencoder import VariationalAutoencoder
+from skvae.exceptions import SupportError
+from skvae.inference import expected_continuation, expected_steps, filtered_log_likelihood
+from skvae.likelihoods import Likelihood
+from skvae.likelihoods._base import Columns
+from skvae.models import LatentVariableModel, RecurrentModel, build_recurrent
+from skvae.networks import MLP
+from skvae.networks._recurrent import RecurrentLayers
+from skvae.objectives import Objective
+from skvae.solvers import Solver
+
+# Entries of z of so many steps are spread evenly together.
+STEPS_PER_BLOCK = 16
+
+
+class _Absent:
+    """Method of other estimators that this one does not have.
+
+    Parameters
+    ----------
+    instead : str
+        What there is.
+    """
+
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__} has no {self._name}; {self._instead}.")
+
+
+class VariationalRNN(LatentVariableEstimator):
+    """Variational recurrent neural network: latent variables for each step of a sequence.
+
+    A recurrent network keeps what has been so far of a sequence. From it come, at each step, a
+    normal distribution of a few latent variables z, and from z and it the distribution of the
+    entries x of the step (Chung et al., 2015)::
+
+        h_t = cell(h_{t-1}, x_{t-1}, z_{t-1})
+        z_t ~ N(m(h_t), s(h_t)^2),    x_t ~ p(x | z_t, h_t)
+
+    The posterior of z_t is read from the steps up to t (filtering). All is trained together by
+    maximising a lower bound on the log-likelihood of whole sequences.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Number of latent variables of each step. With 0 it is a recurrent network with a likelihood,
+        which is then exact.
+    hidden_layer_sizes : tuple of int or int, default=(64,)
+        Widths of the hidden layers of each of the three networks: of the prior, of the posterior
+        and of the entries of a step.
+    activation : {"elu", "gelu", "logistic", "relu", "silu", "softplus", "tanh"}, default="relu"
+        Activation of the hidden layers.
+    state_size : int, default=64
+        Width of the recurrent state.
+    n_recurrent_layers : int, default=1
+        Recurrent layers, each of which reads the one below.
+    cell : {"lstm", "gru"}, default="lstm"
+        Long short-term memory, or gated recurrent units.
+    likelihood : str or likelihood component, default="gaussian"
+        Distribution of the entries of a step given the latent variables, as of
+        :class:`~skvae.VariationalAutoencoder`, for columns of numbers. Location, scale and noise of
+        a column are the same at all steps.
+    objective : {"sgvb", "iwae"} or objective component, default="sgvb"
+        Bound that training maximises.
+    solver : {"adam", "adamw", "adagrad", "sgd"} or solver component, default="adam"
+        How parameters follow the gradient.
+    learning_rate_init : float, default=3e-3
+        Learning rate after its warm-up and before its cool-down.
+    alpha : float, default=0.0
+        Precision of a normal prior on the entries of the weight matrices.
+    batch_size : int or "auto", default="auto"
+        Sequences of a training step. "auto" aims at 12 steps per epoch, with 32 to 512 sequences
+        each.
+    max_iter : int, default=1000
+        Most epochs, an epoch being one pass over the training sequences.
+    early_stopping : bool, default=True
+        Whether held-out sequences decide when to stop and which state to keep. With fewer than 20
+        sequences, and with False, training stops when the training bound does not improve.
+    validation_fraction : float, default=0.1
+        Share of the sequences to hold out, 5 at least.
+    n_iter_no_change : int or "auto", default="auto"
+        Epochs without improvement after which the learning rate is cooled down and training ends.
+        "auto" is as many epochs as 1000 steps take, and 3 at least.
+    tol : float, default=1e-3
+        Smallest gain that counts as an improvement, in nats per sequence.
+    n_init : int, default=1
+        Trainings from different random weights, of which the best is kept.
+    n_score_draws : int, default=100
+        Draws of the latent variables for each sequence in ``score_samples``, ``score_steps``,
+        ``lower_bound``, ``predict_next`` and ``impute``.
+    precision : {"highest", "high", "medium"}, default="highest"
+        Precision of the factors of matrix products in training.
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on training the fitted model.
+    verbose : int, default=0
+        Whether to print the progress of training.
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, the order of sequences, the noise and the scoring draws. An
+        int makes ``fit`` reproducible; the global generators are then not touched.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number of latent variables of each step.
+    n_columns_ : int
+        Number of columns of a step.
+    n_steps_ : int
+        Steps of the longest training sequence. Later ones may be longer.
+    mean_ : ndarray of shape (n_columns_,)
+        Mean of each column over all steps of the training sequences.
+    noise_variance_ : ndarray of shape (n_columns_,)
+        Variance of the observation noise, in the units of X squared, averaged over the steps where
+        it is predicted. Only where the likelihood has one.
+    n_iter_ : int
+        Epochs that were run.
+    lower_bound_ : float
+        Mean of the bound that `objective` names, of the training sequences after training, in nats
+        per sequence.
+    lower_bounds_ : list of float
+        Mean bound of the training sequences during each epoch, in nats per sequence.
+    validation_scores_ : list of float
+        Mean bound of the held-out sequences after each epoch, in nats per sequence; empty if there
+        were none.
+    kl_per_component_ : ndarray of shape (n_components,)
+        Mean divergence of each latent variable's posterior from its prior, summed over the steps of
+        a sequence, in nats, with the latent variables of earlier steps at their means.
+    active_components_ : ndarray of shape (n_components,)
+        Whether the divergence exceeds 0.01 nats.
+    model_ : torch.nn.Module
+        The trained model.
+    likelihood_, objective_, solver_ : component
+        What the parameters of these names were resolved to.
+    recurrence_, network_ : component
+        The recurrence, and the architecture of the three networks, from the parameters that say so.
+    likelihoods_ : dict of str or int to likelihood component
+        Likelihood of each column of a step by its name, or by its position where columns have no
+        names.
+    n_features_in_ : int
+        Number of columns of X seen during ``fit``: of a step, or where each row was a sequence, of
+        a row.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns of X seen during ``fit``, where all are strings.
+
+    See Also
+    --------
+    VariationalAutoencoder : Rows that do not follow one another.
+
+    Notes
+    -----
+    **Sequences** are given as an array of shape (n_sequences, n_steps, n_columns), as a list of
+    arrays of shape (n_steps, n_columns) of different lengths, or with all steps stacked in one
+    table X and their numbers in `lengths`. A 2-d X without `lengths` holds a sequence of one column
+    in each row, and later ones then need as many columns, as of any table; all other forms may be
+    longer or shorter than those of ``fit``.
+
+    **Missing entries** are NaN. Where nothing of a step is observed its posterior is the prior, and
+    it adds nothing to the bound. What the networks read in place of a missing entry is its mean,
+    and, if training sequences had missing entries before their ends, which entries are missing. The
+    likelihood is that of what is observed given what was observed before, and where.
+
+    References
+    ----------
+    Chung, J., Kastner, K., Dinh, L., Goel, K., Courville, A. and Bengio, Y. (2015). A recurrent
+    latent variable model for sequential data. NeurIPS.
+
+    Maddison, C. J., Lawson, D., Tucker, G., Heess, N., Norouzi, M., Mnih, A., Doucet, A. and Teh,
+    Y. W. (2017). Filtering variational objectives. NeurIPS.
+
+    Yang, Z.-H. (2022). Training latent variable models with auto-encoding variational Bayes: a
+    tutorial. arXiv:2208.07818.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VariationalRNN
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.cumsum(rng.normal(size=(60, 12, 2)), axis=1)
+    >>> model = VariationalRNN(state_size=8, random_state=0)
+    >>> for _ in range(3):
+    ...     model = model.partial_fit(X)
+    >>> model.transform(X).shape
+    (60, 2)
+    >>> model.transform_sequences(X).shape
+    (60, 12, 2)
+    >>> model.predict_next(X[:3]).shape
+    (3, 1, 2)
+    >>> model.score_samples([X[0], X[1, :7]]).shape
+    (2,)
+    """
+
+    _parameter_names: ClassVar[dict[str, str]] = {
+        "cell of recurrence": "cell",
+        "state_size of recurrence": "state_size",
+        "n_layers of recurrence": "n_recurrent_layers",
+        "hidden_layer_sizes of network": "hidden_layer_sizes",
+        "activation of network": "activation",
+    }
+    _architecture = ("likelihood_", "recurrence_", "network_")
+    _fewest_rows = 1
+    # What other estimators can be told, and this one cannot.
+    init = "random"
+    fit_order = "joint"
+    missingness = None
+    weight_posterior = None
+    refine_steps = 0
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **{
+            name: VariationalAutoencoder._parameter_constraints[name]
+            for name in (
+                "hidden_layer_sizes",
+                "activation",
+                "likelihood",
+                "objective",
+                "solver",
+                "learning_rate_init",
+                "alpha",
+                "batch_size",
+                "max_iter",
+                "early_stopping",
+                "validation_fraction",
+                "n_iter_no_change",
+                "tol",
+                "n_init",
+                "n_score_draws",
+                "precision",
+                "device",
+                "warm_start",
+                "verbose",
+                "random_state",
+            )
+        },
+        "n_components": VariationalAutoencoder._parameter_constraints["n_components"][:1],
+        "cell": RecurrentLayers._parameter_constraints["cell"],
+        "state_size": RecurrentLayers._parameter_constraints["state_size"],
+        "n_recurrent_layers": RecurrentLayers._parameter_constraints["n_layers"],
+    }
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        hidden_layer_sizes=(64,),
+        activation="relu",
+        state_size=64,
+        n_recurrent_layers=1,
+        cell="lstm",
+        likelihood="gaussian",
+        objective="sgvb",
+        solver="adam",
+        learning_rate_init=3e-3,
+        alpha=0.0,
+        batch_size="auto",
+        max_iter=1000,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change="auto",
+        tol=1e-3,
+        n_init=1,
+        n_score_draws=100,
+        precision="highest",
+        device="auto",
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.state_size = state_size
+        self.n_recurrent_layers = n_recurrent_layers
+        self.cell = cell
+        self.likelihood = likelihood
+        self.objective = objective
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.n_init = n_init
+        self.n_score_draws = n_score_draws
+        self.precision = precision
+        self.device = device
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # -- fitting ----------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, lengths: Any = None) -> Self:
+        """Fit the model to sequences.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_sequences, n_steps, n_columns), list of array-like of shape \
+(n_steps, n_columns), or array-like of shape (n_samples, n_features)
+            Training sequences; see the notes of the class.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            Number of steps of each sequence, where X holds the steps of all of them in its rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X is not acceptable (none of the forms, not numeric, not finite, outside the support
+            of the likelihood), `lengths` do not go with it, or a parameter is outside its allowed
+            values. The estimator is then as it was before the call.
+        """
+        return super().fit(given(X, lengths), y)
+
+    def partial_fit(self, X: Any, y: Any = None, lengths: Any = None) -> Self:
+        """Train for one pass over sequences.
+
+        The first call fixes the location and scale of the columns and draws the initial weights,
+        so the sequences given to it should be representative. `max_iter` and `early_stopping` do
+        not apply, and `alpha` counts the sequences of each call as if they were all.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``; they may be of other lengths at each call.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        self : object
+            The estimator, trained further.
+
+        Raises
+        ------
+        ValueError
+            As for ``fit``.
+        """
+        return super().partial_fit(given(X, lengths), y)
+
+    def fit_transform(self, X: Any, y: Any = None, lengths: Any = None) -> Any:
+        """Fit the model to sequences, and return what ``transform`` says of them.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_sequences, n_components)
+            As of ``transform``.
+
+        Raises
+        ------
+        ValueError
+            As for ``fit``.
+        """
+        return self.fit(X, y, lengths).transform(X, lengths)
+
+    def _resolve_components(self) -> dict[str, Component]:
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        return {
+            "likelihood_": resolve(self.likelihood, Likelihood, "likelihood"),
+            "objective_": resolve(self.objective, Objective, "objective"),
+            "solver_": resolve(self.solver, Solver, "solver"),
+            "recurrence_": RecurrentLayers(
+                cell=self.cell, state_size=self.state_size, n_layers=self.n_recurrent_layers
+            ),
+            "network_": MLP(hidden_layer_sizes=sizes, activation=self.activation),
+        }
+
+    def _build_model(
+        self,
+        components: dict[str, Any],
+        n_components: int,
+        summary: ColumnSummary,
+        generator: torch.Generator,
+    ) -> LatentVariableModel:
+        names = ("likelihood", "recurrence", "network")
+        return build_recurrent(
+            n_latent=n_components,
+            n_steps=1,
+            summary=summary,
+            dtype=torch.float32,
+            generator=generator,
+            **{name: components[f"{name}_"] for name in names},
+        )
+
+    def _rebuild_model(self, fitted: dict[str, Any]) -> LatentVariableModel:
+        model = super()._rebuild_model(fitted | {"n_features_in_": fitted["n_columns_"]})
+        assert isinstance(model, RecurrentModel)
+        return model.for_steps(int(fitted["n_steps_"]))
+
+    def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+        return self._read(X, reset=reset).rows
+
+    def _read(self, X: Any, *, reset: bool) -> Sequences:
+        sequences = X if isinstance(X, Sequences) else read_sequences(self, X, reset=reset)
+        if reset:
+            self.n_columns_ = sequences.n_columns
+            self._rows_are_sequences = sequences.form == "rows"
+        return sequences
+
+    def _observations(self, rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(-1, self.n_columns_)
+
+    def _columns(self, X: Any) -> Columns:
+        return Columns() if self._rows_are_sequences else super()._columns(X)
+
+    def _summarize(
+        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+    ) -> ColumnSummary:
+        summary = super()._summarize(likelihood, self._observations(rows), has_missing)
+        return summary._replace(has_missing=has_missing and _has_gaps(rows, self.n_columns_))
+
+    def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
+        names = None if self._rows_are_sequences else getattr(self, "feature_names_in_", None)
+        try:
+            likelihood.check_support(self._observations(rows), names)
+        except SupportError:
+            for i, row in enumerate(rows):
+                try:
+                    likelihood.check_support(row.reshape(-1, self.n_columns_), names)
+                except SupportError as error:
+                    where = f"Sequence {i}, of which the steps are called rows here: "
+                    raise SupportError(where + str(error)) from None
+            raise
+
+    def _run(
+        self, setup: Setup, rows: np.ndarray, progress: Any, *, partial: bool
+    ) -> tuple[TrainingResult, Any, dict[str, Any]]:
+        for model in (setup.model, *setup.others):
+            assert isinstance(model, RecurrentModel)
+            model.n_steps = rows.shape[1] // self.n_columns_
+        return super()._run(setup, rows, progress, partial=partial)
+
+    def _fitted_attributes(
+        self, setup: Setup, model: LatentVariableModel, rows: np.ndarray
+    ) -> dict[str, Any]:
+        fitted = super()._fitted_attributes(setup, model, rows)
+        model = fitted["model_"]
+        return fitted | {
+            "n_components_": model.n_latent,
+            "n_steps_": model.n_steps,
+            "_learned_missing": model.reads_mask,
+        }
+
+    @property
+    def likelihoods_(self) -> dict[Any, Likelihood]:
+        check_is_fitted(self)
+        names: Any = range(self.n_columns_)
+        if not self._rows_are_sequences:
+            names = getattr(self, "feature_names_in_", names)
+        return dict(zip(names, self.likelihood_.of_columns(self.n_columns_), strict=True))
+
+    # -- what a fitted model says of sequences ----------------------------------------------------
+
+    def _known(self, X: Any, lengths: Any) -> Sequences:
+        """Sequences for a fitted model: validated, and within the support of the likelihood."""
+        check_is_fitted(self)
+        sequences = self._read(given(X, lengths), reset=False)
+        self._check_support(self.likelihood_, sequences.rows)
+        return sequences
+
+    @infers
+    def transform(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """Mean of the latent variables at the last step of each sequence, given its steps.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_sequences, n_components)
+            The last of what ``transform_sequences`` says of each sequence.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        sequences = self._known(X, lengths)
+        means = self._filtering_means(sequences)
+        Z = means[np.arange(len(means)), sequences.lengths - 1]
+        if lengths is not None and library_of(X) == "pandas" and self._answers_in_pandas():
+            # With an index of its own: that of X is one of steps.
+            return type(X)(Z)
+        return Z
+
+    @infers
+    def transform_sequences(self, X: Any, lengths: Any = None) -> Any:
+        """Mean of the latent variables at each step, given the steps up to it (filtering).
+
+        It is that of q(z_t | x_1, ..., x_t) with the latent variables of earlier steps at their own
+        means.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_sequences, n_steps, n_components), or in the form of X
+            A list of arrays of shape (n_steps, n_components) where X is a list, and all steps
+            stacked where `lengths` are given.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        sequences = self._known(X, lengths)
+        return sequences.as_given(self._filtering_means(sequences))
+
+    def _answers_in_pandas(self) -> bool:
+        config = getattr(self, "_sklearn_output_config", {})
+        return config.get("transform", get_config()["transform_output"]) == "pandas"
+
+    def _filtering_means(self, sequences: Sequences) -> np.ndarray:
+        return self._by_rows(
+            KnownRows(sequences.rows), 1, lambda model, batch: model.posterior_mean(batch)
+        )
+
+    @infers
+    def score_samples(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """Log-likelihood of each sequence, estimated by a particle filter.
+
+        Draws of the latent variables are weighed step after step, and where few of them have all
+        the weight the others are replaced by copies of those (Maddison et al., 2017). The
+        exponential has the likelihood for its mean, so that in expectation it is a lower bound,
+        which rises with `n_score_draws`. The draws are fixed at ``fit`` and shared by all
+        sequences: the score of a sequence depends on nothing but the sequence.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_sequences,)
+            In nats, constants included, in the units of X.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+
+        References
+        ----------
+        Maddison, C. J., Lawson, D., Tucker, G., Heess, N., Norouzi, M., Mnih, A., Doucet, A. and
+        Teh, Y. W. (2017). Filtering variational objectives. NeurIPS.
+        """
+        return self._score_of_steps(self._known(X, lengths)).sum(axis=1)
+
+    @infers
+    def score_steps(self, X: Any, lengths: Any = None) -> Any:
+        """Log-likelihood of each step given those before it, as ``score_samples`` estimates it.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_sequences, n_steps), or in the form of X
+            In nats; the sum over the steps of a sequence is what ``score_samples`` returns. 0 where
+            nothing of a step is observed. A list of arrays of shape (n_steps,) where X is a list,
+            and all steps stacked where `lengths` are given.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        sequences = self._known(X, lengths)
+        return sequences.as_given(self._score_of_steps(sequences))
+
+    def _score_of_steps(self, sequences: Sequences) -> np.ndarray:
+        n_draws = self._n_draws()
+        noise: dict[str, Tensor] = {}
+
+        def scores(model: LatentVariableModel, batch: Batch) -> Tensor:
+            if not noise:
+                noise.update(self._shared_noise(model, n_draws, "scoring"))
+            return filtered_log_likelihood(model, model.observe(batch, noise), noise)
+
+        return self._by_rows(
+            KnownRows(sequences.rows), self._at_a_step(sequences.rows, n_draws), scores
+        )
+
+    def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:
+        """Mean log-likelihood of the sequences, as estimated by ``score_samples``.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        log_likelihood : float
+            In nats per sequence.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        return float(np.mean(self.score_samples(X, lengths), dtype=np.float64))
+
+    def lower_bound(self, X: Any, lengths: Any = None) -> np.ndarray:
+        """Evidence lower bound of each sequence, which training maximises.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_sequences,)
+            In nats, constants included, in the units of X: the mean over `n_score_draws` draws.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        return super().lower_bound(given(X, lengths))
+
+    @infers
+    def predict_next(
+        self, X: Any, n_steps: int = 1, *, lengths: Any = None, random_state: Any = None
+    ) -> np.ndarray:
+        """Expectation of the steps that follow each sequence.
+
+        Draws of the latent variables are weighed by how well they explain the sequence, and each
+        goes on from there: a step is drawn, and read, before the next.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        n_steps : int, default=1
+            Number of steps.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws of steps that are read before others, and of what is missing. The
+            first step has its expectation whatever is drawn.
+
+        Returns
+        -------
+        X_next : ndarray of shape (n_sequences, n_steps, n_columns)
+            In the units of X; of shape (n_sequences, n_steps) where each row of X is a sequence.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, its columns are not those of ``fit``, or
+            `n_steps` is not an integer of at least 1.
+        """
+        sequences = self._known(X, lengths)
+        n_steps = positive_integer(n_steps, "n_steps")
+        n_draws = self._n_draws()
+        generator = cpu_generator(random_state)
+        rows, n_columns = sequences.rows, self.n_columns_
+        if rows.dtype.kind != "f":
+            rows = rows.astype(np.float32)
+        longer = np.pad(rows, ((0, 0), (0, n_steps * n_columns)), constant_values=np.nan)
+        noise: dict[str, Tensor] = {}
+        on_device: list[torch.Generator] = []
+        n_done = 0
+
+        def following(model: LatentVariableModel, batch: Batch) -> Tensor:
+            nonlocal n_done
+            assert isinstance(model, RecurrentModel)
+            if not noise:
+                noise.update(self._shared_noise(model, n_draws, "scoring"))
+                on_device.append(generator_on(batch.x.device, generator))
+            ends = sequences.lengths[n_done : n_done + len(batch.x)]
+            n_done += len(batch.x)
+            ends = torch.from_numpy(ends).to(batch.x.device)
+            seen = model.observe(batch, noise)
+            expectation = expected_continuation(model, seen, ends, noise, n_steps, on_device[0])
+            return model.observation_head.from_expectation(expectation)
+
+        out = self._by_rows(KnownRows(longer), self._at_a_step(longer, n_draws), following)
+        return out if sequences.form == "rows" else out.reshape(len(out), n_steps, n_columns)
+
+    @infers
+    def impute(self, X: Any, lengths: Any = None) -> Any:
+        """Fill in the missing entries of sequences by what is expected.
+
+        The expectation given all observed entries of the sequence, later ones included, by the
+        particle filter of ``score_samples``. If the networks are not told what is missing, since no
+        training sequence had missing entries before its end, draws stand for it in what they read.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``; NaN is what is missing.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+
+        Returns
+        -------
+        X_filled : ndarray, or list of ndarray
+            Sequences without missing entries, in the units and in the form of X. What was observed
+            is returned bit for bit.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+        """
+        sequences = self._known(X, lengths)
+        n_draws = self._n_draws()
+        generator = Streams(self._seed).generator("refinement")
+        noise: dict[str, Tensor] = {}
+        on_device: list[torch.Generator] = []
+
+        def expected(model: LatentVariableModel, batch: Batch) -> Tensor:
+            if not noise:
+                noise.update(self._shared_noise(model, n_draws, "scoring"))
+                on_device.append(generator_on(batch.x.device, generator))
+            seen, head = model.observe(batch, noise), model.observation_head
+            # The most probable category of draws is not their mean: it is that of their
+            # distributions, which know nothing of later steps but by the draws before.
+            if model.reads_mask or head.n_expectation != head.n_columns:
+                by_head = expected_steps(model, seen, noise, on_device[0], _expectation)
+                return head.from_expectation(by_head)
+            return expected_steps(
+                model, seen, noise, on_device[0], lambda draws: head.unstandardize(draws.x)
+            )
+
+        out = self._by_rows(
+            KnownRows(sequences.rows), self._at_a_step(sequences.rows, n_draws), expected
+        )
+        filled = self._filled(X, sequences.rows, out)
+        if sequences.form == "rows":
+            return filled
+        return sequences.as_given(filled.reshape(len(filled), -1, self.n_columns_))
+
+    @infers
+    def sample(
+        self, n_samples: int = 1, length: int | None = None, random_state: Any = None
+    ) -> np.ndarray:
+        """Draw sequences from the model, observation noise included.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of sequences.
+        length : int or None, default=None
+            Number of steps of each; None means `n_steps_`.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws. Each call with None gives other sequences.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, length, n_columns)
+            Sequences, in the units of the training data; of shape (n_samples, length) where each
+            row of the training data was a sequence.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If `n_samples` or `length` is not an integer of at least 1.
+        """
+        check_is_fitted(self)
+        n_samples = positive_integer(n_samples, "n_samples")
+        length = self.n_steps_ if length is None else positive_integer(length, "length")
+        generator = cpu_generator(random_state)
+        dtype, model = self._model_for(np.dtype(np.float32))
+        assert isinstance(model, RecurrentModel)
+        model = model.for_steps(length)
+        first = next(model.parameters())
+        on_device = generator_on(first.device, generator)
+        out = np.empty((n_samples, length * self.n_columns_), dtype=dtype)
+        for part in self._chunks(model, n_samples, 1):
+            n_rows = part.stop - part.start
+            noise = self._noise(model, model.prior_noise_spec(1), n_rows, generator)
+            nothing = first.new_zeros(n_rows, out.shape[1])
+            at_once = nothing.new_zeros(n_rows, dtype=torch.int64)
+            draws = model.particles(Batch(nothing, nothing), 1, at_once, on_device)
+            steps = []
+            for t in range(length):
+                draws.advance(noise["z"][:, :, t])
+                steps.append(draws.x[0])
+            x = torch.cat(steps, dim=1)
+            out[part] = model.observation_head.unstandardize(x).cpu().numpy()
+        return out if self._rows_are_sequences else out.reshape(n_samples, length, -1)
+
+    inverse_transform = _Absent("predict_next continues sequences and sample draws new ones")
+    posterior_moments = _Absent("transform_sequences gives the means of all steps")
+    sample_posterior = _Absent("transform_sequences gives the means of all steps")
+    sample_imputations = _Absent("impute fills in what is expected")
+    amortization_gap = _Absent("score_samples minus lower_bound is what all gaps add up to")
+    bracket_log_likelihood = _Absent("log_likelihood gives an estimate with its error")
+
+    # -- how sequences go through the model -------------------------------------------------------
+
+    def _n_draws(self) -> int:
+        n_draws = positive_integer(self.n_score_draws, "n_score_draws")
+        return n_draws if self.n_components_ else 1
+
+    def _at_a_step(self, rows: np.ndarray, n_draws: int) -> int:
+        """Draws with all steps in memory that are as many as these with one step at a time."""
+        return -(-n_draws // (rows.shape[1] // self.n_columns_))
+
+    def _model_of_rows(self, model: LatentVariableModel, rows: np.ndarray) -> LatentVariableModel:
+        assert isinstance(model, RecurrentModel)
+        return model.for_steps(rows.shape[1] // self.n_columns_)
+
+    def _shared_noise(
+        self, model: LatentVariableModel, n_draws: int, stream: StreamName
+    ) -> dict[str, Tensor]:
+        # That of a step must not depend on how many there are: a sequence is scored as if alone.
+        assert isinstance(model, RecurrentModel)
+        first = next(model.parameters())
+        seed = Streams(self._seed).derived_seed(stream)
+        noise = {
+            name: _steps_of_noise(spec, model.n_steps, seed)
+            for name, spec in model.observation_head.head.noise_spec().items()
+        }
+        resampling = _steps_of_noise(NoiseSpec((1,), "uniform", "row"), model.n_steps, seed + 1)
+        blocks = []
+        for start in range(0, model.n_steps, STEPS_PER_BLOCK):
+            block = _even_block(n_draws, STEPS_PER_BLOCK, model.n_latent, seed, start)
+            blocks.append(block[:, :, : model.n_steps - start])
+        noise |= {"resampling": resampling[0], "z": torch.cat(blocks, dim=2)}
+        return {name: t.to(first) for name, t in noise.items()}
+
+
+def _expectation(draws: Any) -> Tensor:
+    return draws.expectation
+
+
+def _even_block(n_draws: int, n_steps: int, n_latent: int, seed: int, start: int) -> Tensor:
+    """Normal noise (n_draws, 1, n_steps, n_latent) of steps from `start` on, evenly spread."""
+    spec = NoiseSpec((n_draws, n_steps, n_latent))
+    own = int(np.random.SeedSequence([seed, start]).generate_state(1, np.uint32)[0])
+    generator = torch.Generator().manual_seed(own)
+    even = evenly_spread_normals(spec, own)
+    if even is None:
+        cpu = torch.device("cpu")
+        specs = {"z": spec}
+        return draw_noise(specs, 1, generator=generator, dtype=torch.float64, device=cpu)["z"]
+    # The points of all blocks are those of one sequence, scrambled: in the same order they would
+    # not be independent of each other.
+    return even.view(n_draws, 1, n_steps, n_latent)[torch.randperm(n_draws, generator=generator)]
+
+
+def _steps_of_noise(spec: NoiseSpec, n_steps: int, seed: int) -> Tensor:
+    """Noise of the steps of a row that all rows share, the same for a step however many follow."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.empty(n_steps, *spec.shape, dtype=torch.float64)
+    fill = torch.Tensor.normal_ if spec.base == "normal" else torch.Tensor.uniform_
+    for step in noise:
+        fill(step, generator=generator)
+    return noise.view(1, n_steps * spec.shape[0], *spec.shape[1:])
+
+
+def _has_gaps(rows: np.ndarray, n_columns: int) -> bool:
+    """Whether an entry is missing before the last observed step of a sequence."""
+    missing = np.isnan(rows).reshape(len(rows), -1, n_columns)
+    observed = ~missing.all(axis=2)
+    before = np.maximum.accumulate(observed[:, ::-1], axis=1)[:, ::-1]
+    return bool((missing.any(axis=2) & before).any())
