@@ -29,12 +29,16 @@ SMOKE_TEST_ROWS = 397
 HOW_TO_GET_MNIST = """\
 This benchmark needs MNIST: a file mnist.npz in the folder given by --data (or by the environment
 variable SKVAE_DATA), with the uint8 arrays X_train (60000, 784) and X_test (10000, 784) in the
-original order. scikit-learn can download it:
+original order, and with their classes where those are used. scikit-learn can download it:
 
     import numpy as np
     from sklearn.datasets import fetch_openml
-    X = fetch_openml("mnist_784", as_frame=False).data.astype(np.uint8)
-    np.savez_compressed("mnist.npz", X_train=X[:60000], X_test=X[60000:])
+    X, y = (
+        a.astype(np.uint8) for a in fetch_openml("mnist_784", as_frame=False, return_X_y=True)
+    )
+    np.savez_compressed(
+        "mnist.npz", X_train=X[:60000], X_test=X[60000:], y_train=y[:60000], y_test=y[60000:]
+    )
 
 With --smoke scikit-learn's digits take its place, and no data are needed."""
 
@@ -125,6 +129,18 @@ def load_images(args: argparse.Namespace) -> Images:
         sys.exit(HOW_TO_GET_MNIST)
     X = np.divide(load_digits().data, 16).astype(np.float32)
     return Images("digits", X[:-SMOKE_TEST_ROWS], X[-SMOKE_TEST_ROWS:])
+
+
+def load_train_labels(args: argparse.Namespace) -> np.ndarray:
+    """Classes of the training rows of `load_images`."""
+    path = None if args.data is None else Path(args.data) / "mnist.npz"
+    if path is None or not path.exists():
+        return load_digits().target[:-SMOKE_TEST_ROWS]
+    with np.load(path) as file:
+        if "y_train" not in file:
+            sys.exit(HOW_TO_GET_MNIST)
+        labels = file["y_train"]
+    return labels[:1000] if args.smoke else labels
 
 
 def load_test_labels(args: argparse.Namespace) -> np.ndarray | None:

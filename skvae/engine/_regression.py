@@ -1,4 +1,8 @@
-"""Least squares of what is read of rows on what else is known of them, in one pass."""
+"""Regression of what is read of rows on what else is known of them, in one pass.
+
+Least squares, unless that would follow single rows: as when there are about as many categories, or
+numbers, as rows.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,21 @@ BUDGET = 2e10
 # Directions of the context that vary by a smaller share than this of the widest are not told apart:
 # the indicators of all categories add up to 1.
 SINGULAR = 1e-9
+# Slopes are shrunk only where least squares would lose more than this on other rows, in nats per
+# row, and then as much as costs no more than this.
+TOLERANCE = 1e-3
+# Penalties that are tried beside none: the smallest, the largest as a multiple of the number of
+# rows, and their number. With the last nothing is left of the slopes.
+LEAST_PENALTY, MOST_PENALTY, N_PENALTIES = 0.1, 1e9, 45
+# Smallest share of a column's variance that the context leaves.
+LEAST_LEFT = 1e-12
 
 
 @torch.no_grad()
 def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
-    """Tell the model what to expect of its rows given their context: the least squares.
+    """Tell the model what to expect of its rows given their context.
 
-    For each column those of the rows in which it is observed.
+    For each column by those of the rows in which it is observed.
     """
     head = model.observation_head
     first = rows.slice(0, 1)
@@ -40,6 +52,7 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
     covariance = torch.zeros(n_context, n_context, dtype=torch.float64, device=first.x.device)
     # The intercept, by which means that are not 0 stay out of the slopes, comes first.
     square = cross_features = cross_residuals = torch.zeros((), dtype=torch.float64)
+    power = torch.zeros((), dtype=torch.float64)
     for part in parts:
         batch = model.complete(rows.gather(part))
         features = head.features(batch.x, batch.mask).double()
@@ -55,19 +68,86 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
             square = square.to(context) + torch.einsum("rp,rc,rd->pcd", observed, context, context)
         cross_features = cross_features.to(context) + context.mT @ features
         cross_residuals = cross_residuals.to(context) + context.mT @ residuals
-    slopes = [_solved(square, cross)[1:] for cross in (cross_features, cross_residuals)]
+        power = power.to(context) + residuals.square().sum(0)
+    directions = _Directions(square)
+    penalty = directions.penalty(cross_residuals, power)
+    slopes = [directions.slopes(cross, penalty) for cross in (cross_features, cross_residuals)]
     model.expect_(Regression(centre, covariance / n_used, *slopes))
 
 
-def _solved(square: Tensor, cross: Tensor) -> Tensor:
-    """Coefficients (n_inputs, n_columns) of least squares, the shortest where there are several.
+class _Directions:
+    """Context of rows about its mean, in directions that are not correlated.
 
     Parameters
     ----------
     square : Tensor of shape (n_inputs, n_inputs) or (n_columns, n_inputs, n_inputs)
-    cross : Tensor of shape (n_inputs, n_columns)
+        Sums of products of inputs, of which the first is 1.
     """
-    inverse = torch.linalg.pinv(square, rtol=SINGULAR, hermitian=True)
-    if square.ndim == 2:
-        return inverse @ cross
-    return torch.einsum("pcd,dp->cp", inverse, cross)
+
+    def __init__(self, square: Tensor) -> None:
+        square = square if square.ndim == 3 else square.unsqueeze(0)
+        self.n_rows = square[:, 0, 0].clamp(min=1.0)
+        self.total = square[:, 0, 1:]
+        about_mean = square[:, 1:, 1:] - self.total.unsqueeze(2) * (
+            self.total / self.n_rows.unsqueeze(1)
+        ).unsqueeze(1)
+        size, self.vectors = torch.linalg.eigh(about_mean)
+        least = SINGULAR * size.amax(-1, keepdim=True)
+        # Sums of squares (1 or n_columns, n_directions), infinite where there is nothing.
+        self.size = torch.where(size > least, size, torch.inf)
+
+    def _along(self, cross: Tensor) -> Tensor:
+        """Sums of products of directions and columns about their means, (n_columns, n_dir.)."""
+        mean = cross[0] / self.n_rows
+        about_mean = cross[1:].mT - mean.unsqueeze(1) * self.total
+        return (about_mean.unsqueeze(1) @ self.vectors).squeeze(1)
+
+    def slopes(self, cross: Tensor, penalty: float) -> Tensor:
+        """Slopes (n_context, n_columns) of columns, shrunk by a penalty on their squares.
+
+        Parameters
+        ----------
+        cross : Tensor of shape (n_inputs, n_columns)
+            Sums of products of inputs and columns.
+        penalty : float
+        """
+        shrunk = self._along(cross) / (self.size + penalty)
+        return (self.vectors @ shrunk.unsqueeze(2)).squeeze(2).mT
+
+    def penalty(self, cross: Tensor, power: Tensor) -> float:
+        """The penalty, of all columns, that is best for other rows, 0 if that is as good.
+
+        By generalised cross-validation.
+
+        Parameters
+        ----------
+        cross : Tensor of shape (n_inputs, n_columns)
+        power : Tensor of shape (n_columns,)
+            Sums of squares of the columns.
+
+        References
+        ----------
+        Golub, G. H., Heath, M. and Wahba, G. (1979). Generalized cross-validation as a method for
+        choosing a good ridge parameter. Technometrics 21.
+        """
+        along = self._along(cross).square()
+        total = power - cross[0].square() / self.n_rows
+        varies = total > LEAST_LEFT * power
+        most = MOST_PENALTY * float(self.n_rows.max())
+        penalties = [0.0, *np.geomspace(LEAST_PENALTY, most, N_PENALTIES).tolist()]
+        losses = []
+        for penalty in penalties:
+            held = 1.0 / (self.size + penalty)
+            explained = (along * held * (1.0 + penalty * held)).sum(-1)
+            left = torch.maximum(total - explained, LEAST_LEFT * total) / self.n_rows
+            free = 1.0 - (1.0 + (1.0 - penalty * held).where(self.size.isfinite(), 0.0).sum(-1)) / (
+                self.n_rows
+            )
+            loss = 0.5 * torch.log(left) - torch.log(free)
+            # Of a column without a free row nothing is known.
+            loss = torch.where(free > 0.5 / self.n_rows, loss, torch.inf)
+            losses.append(float(loss.where(varies, 0.0).sum()))
+        best = min(losses) + TOLERANCE
+        if losses[0] <= best:
+            return 0.0
+        return max(penalty for penalty, loss in zip(penalties, losses, strict=True) if loss <= best)

@@ -295,7 +295,8 @@ posterior component, default="diagonal"
         X : array-like of shape (n_samples, n_features)
             A portion of the training rows.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            What is known of each row. The first call has to show every category.
+            What is known of each row. The first call has to show every category, and its values
+            stand for the distribution of y, in ``contexts_``.
 
         Returns
         -------

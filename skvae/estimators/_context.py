@@ -35,17 +35,18 @@ def coding_of(y: Any, y_type: str) -> list[dict[str, Any]]:
         For each column its `name` (a string, or None), and either `mean` and `scale`, or
         `categories`, sorted.
     """
-    coding = []
-    for name, column in _columns(y):
+    coding: list[dict[str, Any]] = []
+    columns = _columns(y)
+    if not columns:
+        raise ValueError("y has no columns. Use VariationalAutoencoder for rows without y.")
+    for name, column in columns:
         numbers = _as_numbers(column)
         is_number = y_type == "continuous" or (
             y_type == "auto" and numbers is not None and _has_fractions(column)
         )
         if is_number:
             numbers = _checked_numbers(column, name)
-            scale = float(numbers.std())
-            scale = scale if scale > 0.0 else 1.0
-            coding.append({"name": name, "mean": float(numbers.mean()), "scale": scale})
+            coding.append({"name": name, **_location_and_scale(numbers)})
         else:
             values = _checked_categories(column, name)
             coding.append({"name": name, "categories": _sorted(set(values))})
@@ -67,11 +68,7 @@ def encode(y: Any, coding: list[dict[str, Any]], n_rows: int | None = None) -> n
     n_rows : int or None, default=None
         Rows that there have to be; a single value then stands for all of them. None allows any.
     """
-    columns = _columns(y)
-    if len(columns) != len(coding):
-        raise ValueError(
-            f"y has {len(columns)} columns, but had {len(coding)} in fit. Pass the same columns."
-        )
+    columns = _in_order(_columns(y), coding)
     parts = []
     for (_, column), own in zip(columns, coding, strict=True):
         name = own["name"]
@@ -135,6 +132,10 @@ def representatives(
 def _columns(y: Any) -> list[tuple[str | None, np.ndarray]]:
     """Name, where there is one, and values of each column of y."""
     if hasattr(y, "columns") and hasattr(y, "shape") and len(y.shape) == 2:
+        names = [str(name) for name in y.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"y has several columns named {twice[0]!r}. Rename them.")
         return [(str(name), np.asarray(y[name])) for name in y.columns]
     name = getattr(y, "name", None)
     # Of lists each value keeps its kind.
@@ -146,7 +147,40 @@ def _columns(y: Any) -> list[tuple[str | None, np.ndarray]]:
         raise ValueError(f"y must have one or two axes; got an array of shape {values.shape}.")
     if values.shape[1] == 1:
         return [(None, values[:, 0])]
-    return [(f"column {j}", values[:, j]) for j in range(values.shape[1])]
+    return [(_position(j), values[:, j]) for j in range(values.shape[1])]
+
+
+def _position(j: int) -> str:
+    """Name of a column that has none."""
+    return f"column {j}"
+
+
+def _in_order(
+    columns: list[tuple[str | None, np.ndarray]], coding: list[dict[str, Any]]
+) -> list[tuple[str | None, np.ndarray]]:
+    """Columns as they were in fit: by their names if both have names, else by their places."""
+    if len(columns) != len(coding):
+        raise ValueError(
+            f"y has {len(columns)} columns, but had {len(coding)} in fit. Pass the same columns, "
+            "or one row of them, y=[[...]], for all rows."
+        )
+    named = dict(columns)
+    places = [_position(j) for j in range(len(coding))]
+    before = [column["name"] for column in coding]
+    if len(coding) == 1 or before == places or list(named) == places:
+        return columns
+    if set(named) != set(before):
+        raise ValueError(f"y has the columns {list(named)}, but had {before} in fit.")
+    return [(name, named[name]) for name in before]
+
+
+def _location_and_scale(numbers: np.ndarray) -> dict[str, float]:
+    """Mean and standard deviation, 1 if the numbers vary by no more than rounding."""
+    largest = float(np.abs(numbers).max()) or 1.0
+    shares = numbers / largest  # whose squares neither overflow nor vanish
+    scale = float(shares.std())
+    varies = scale > np.finfo(np.float64).eps
+    return {"mean": float(shares.mean()) * largest, "scale": scale * largest if varies else 1.0}
 
 
 def _as_numbers(column: np.ndarray) -> np.ndarray | None:
@@ -185,7 +219,7 @@ def _checked_numbers(column: np.ndarray, name: str | None) -> np.ndarray:
 def _checked_categories(column: np.ndarray, name: str | None) -> list[Any]:
     values = column.tolist()
     for i, value in enumerate(values):
-        if value is None or value != value or (isinstance(value, float) and np.isinf(value)):
+        if _is_missing(value) or (isinstance(value, float) and np.isinf(value)):
             what = "infinity" if isinstance(value, float) and np.isinf(value) else "NaN"
             raise ValueError(
                 f"Input {_called(name)} contains {what} in row {i}. What is known of rows has to "
@@ -196,6 +230,16 @@ def _checked_categories(column: np.ndarray, name: str | None) -> list[Any]:
                 f"{_called(name)} needs numbers or strings; it holds {value!r} in row {i}."
             )
     return values
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, or pandas' NA, of which nobody knows whether it equals itself."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
 
 
 def _sorted(values: set[Any]) -> list[Any]:

@@ -246,8 +246,12 @@ class GaussianHead(StandardizedHead):
         )
 
     def _diagonal(self, moments: SecondMoments) -> np.ndarray:
-        """Variances of the columns; a constant column keeps its noise of 1, and so is given 1."""
-        return np.where(self.learned.cpu().numpy() > 0, moments.diagonal, 1.0)
+        """Variances of the columns; a constant column keeps its noise of 1, and so is given 1.
+
+        Of a column that its context explains entirely the residuals may not vary at all.
+        """
+        variance = np.maximum(moments.diagonal, NOISE_FLOOR)
+        return np.where(self.learned.cpu().numpy() > 0, variance, 1.0)
 
     def _linear_model(self, factors: Factors, location: np.ndarray | None) -> LinearStart:
         precision = 1.0 / factors.noise

@@ -126,6 +126,44 @@ def test_prior_that_depends_on_y_starts_ahead_of_one_that_does_not():
     np.testing.assert_allclose(model.lower_bound(X, y).mean(), exact, atol=0.05)
 
 
+def test_few_rows_of_each_category_tell_of_others():
+    """Least squares follows the rows; what is kept of it does better on new ones."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(100), 4)
+    centres = 0.7 * rng.normal(size=(100, 5))
+    X, X_new = (centres[y] + rng.normal(size=(400, 5)) for _ in range(2))
+    means = np.array([X[y == k].mean(axis=0) for k in range(100)])[y]
+    least_squares = multivariate_normal(np.zeros(5), np.cov((X - means).T, bias=True))
+    exact = multivariate_normal(np.zeros(5), np.eye(5)).logpdf(X_new - centres[y]).mean()
+    without = multivariate_normal(X.mean(axis=0), np.cov(X.T)).logpdf(X_new).mean()
+    score = conditional(hidden_layer_sizes=(), max_iter=1).fit(X, y).score(X_new, y)
+    assert max(without, least_squares.logpdf(X_new - means).mean()) < score < exact
+
+
+@pytest.mark.parametrize("has_missing", [False, True])
+def test_categories_of_one_row_each_tell_nothing(has_missing):
+    X, _ = rows_with_y(100)
+    fitted = X[:50].copy()
+    if has_missing:
+        fitted[::5, 0] = np.nan
+    names = [f"row {i}" for i in range(50)]
+    model = conditional(hidden_layer_sizes=(), max_iter=1).fit(fitted, names)
+    alone = skvae.VariationalAutoencoder(1, hidden_layer_sizes=(), max_iter=1, random_state=0)
+    expected = alone.fit(fitted).score(X[50:])
+    np.testing.assert_allclose(model.score(X[50:], names), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_column_that_y_determines(conditioning):
+    X, y = load_iris(return_X_y=True)
+    X = np.column_stack([X, 10.0 * y])
+    model = conditional(conditioning=conditioning).fit(X, y)
+    assert np.isfinite(model.score_samples(X, y)).all()
+    if conditioning != "prior":
+        drawn = model.sample(y=[0, 1, 2], random_state=0)[:, -1]
+        np.testing.assert_allclose(drawn, [0.0, 10.0, 20.0], atol=0.5)
+
+
 # -- what y is ------------------------------------------------------------------------------------
 
 
@@ -165,6 +203,27 @@ def test_labels_may_be_of_any_kind():
         np.testing.assert_array_equal(other, scores[0])
 
 
+def test_columns_of_y_are_known_by_their_names():
+    X, _ = rows_with_y(60)
+    y = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["dose", "age"])
+    model = conditional().fit(X, y)
+    assert model.score(X, y[["age", "dose"]]) == model.score(X, y) == model.score(X, y.to_numpy())
+    with pytest.raises(ValueError, match=r"y has the columns \['dose', 'sex'\], but had"):
+        model.score(X, y.rename(columns={"age": "sex"}))
+    with pytest.raises(ValueError, match="several columns named 'dose'"):
+        model.fit(X, y.rename(columns={"age": "dose"}))
+
+
+def test_numbers_of_y_may_be_of_any_size():
+    X, y = rows_with_y(60)
+    score = conditional().fit(X, y["dose"]).score(X, y["dose"])
+    for scale in (1e-250, 1e250):
+        other = y["dose"] * scale
+        np.testing.assert_allclose(conditional().fit(X, other).score(X, other), score, atol=1e-6)
+    constant = conditional().fit(X, np.full(60, 0.1))
+    assert constant.y_coding_[0]["scale"] == 1.0  # whatever the rounding of its mean
+
+
 def test_one_value_stands_for_all_rows():
     X, y = rows_with_y(60)
     model = conditional().fit(X, y["group"])
@@ -179,6 +238,8 @@ def test_one_value_stands_for_all_rows():
         (None, "requires y to be passed, but the target y is None"),
         (["a"] * 59, "X has 60 rows, y has 59"),
         (["a"] * 59 + [None], "contains NaN in row 59"),
+        (pd.Series(["a"] * 59 + [None], dtype="string"), "contains NaN in row 59"),
+        (np.zeros((60, 0)), "y has no columns"),
         ([1.0] * 59 + [np.inf], "contains infinity in row 59"),
         (np.zeros((60, 2, 2)), "one or two axes"),
     ],
