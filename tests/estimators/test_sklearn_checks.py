@@ -5,6 +5,7 @@ on its own estimators, and so do we. The test of one-defect variants shows that 
 """
 
 import functools
+import itertools
 import os
 import unittest
 
@@ -97,12 +98,19 @@ FURTHER = {
 }
 
 
+def other_classes(components):
+    """One of each class but that of the first."""
+    by_class = {type(component): component for component in reversed(components)}
+    del by_class[type(components[0])]
+    return list(by_class.values())
+
+
 def configurations():
-    """The defaults, and one factor at a time; a few epochs of training in each.
+    """The defaults, each other parameter, likelihood and ingredient; a few epochs of training.
 
     The first entry of each list of the registry is the default. Ingredients are checked without
     the models that judge the training of few rows, which takes a third of the time; the defaults
-    and the first entry of each class of likelihoods are checked with them.
+    and zeros and ones are checked with them.
     """
     vae = functools.partial(VariationalAutoencoder, max_iter=3)
     yield vae()
@@ -119,30 +127,32 @@ def configurations():
     for case in LIKELIHOODS[1:]:
         estimator = VariationalAutoencoder if case.from_real is REAL.from_real else OnSupport
         parameters = {"likelihood": case.component, "max_iter": 3}
-        if type(case.component) in seen:
-            if registry_label(case.component) not in FURTHER:
-                continue  # one stands for all, as of the ingredients below
+        if type(case.component) in seen and registry_label(case.component) not in FURTHER:
+            continue  # one stands for all, as of the ingredients below
+        if not isinstance(case.component, BernoulliLikelihood):
             parameters["early_stopping"] = False
         seen.add(type(case.component))
         yield estimator(**parameters)
-    for name, components in {
+    ingredients = {
         "prior": PRIORS,
         "posterior": POSTERIORS,
         "objective": OBJECTIVES,
         "solver": SOLVERS,
-    }.items():
-        seen = {type(components[0])}
-        for component in components:
-            if type(component) not in seen:
-                seen.add(type(component))
-                yield vae(**{name: component}, early_stopping=False)
-    seen = {type(NETWORKS[0])}
-    for network in NETWORKS:
-        if type(network) not in seen:
-            seen.add(type(network))
-            network = OnAnyColumns() if isinstance(network, Convolutional) else network
-            networks = {"encoder": network, "decoder": clone(network)}
-            yield vae(N_LATENT, **networks, early_stopping=False)
+        "encoder": NETWORKS,
+    }
+    # Several at once: what the checks ask of an estimator is asked of each of them.
+    others = [other_classes(components) for components in ingredients.values()]
+    for chosen in itertools.zip_longest(*others):
+        parameters = {
+            name: component
+            for name, component in zip(ingredients, chosen, strict=True)
+            if component is not None
+        }
+        if isinstance(parameters.get("encoder"), Convolutional):
+            parameters["encoder"] = OnAnyColumns()
+        if "encoder" in parameters:
+            parameters["decoder"] = clone(parameters["encoder"])
+        yield vae(N_LATENT, **parameters, early_stopping=False)
     yield GaussianMixtureVariationalAutoencoder(max_iter=3)
     yield ConditionalVariationalAutoencoder(max_iter=3)
     yield SemiSupervisedVariationalAutoencoder(max_iter=3)
