@@ -16,7 +16,6 @@ for what the digit leaves open: how it is written. That can be kept while the di
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import logsumexp
-from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
@@ -68,9 +67,9 @@ plt.show()
 # ---------------------------
 # Eight latent variables tell more of a hand than two. On the left, each column has its own draw of
 # them from their prior, all rows the same ones. On the right, test images in the first column, and
-# what ``reconstruct`` says that they would have been as each of the ten digits: the latent variables
-# of the image under its own label, decoded under another. Framed is the digit that it is; chosen
-# are the images whose latent variables are furthest from 0 and the tenth furthest, in turn.
+# what ``reconstruct`` says that they would have been as each of the ten digits: the latent
+# variables of the image under its own label, decoded under another. Framed is the digit that it is;
+# the images are unusual ones, with latent variables far from 0.
 
 told = ConditionalVariationalAutoencoder(8, random_state=0).fit(X_train, y_train)
 print(f"log p(x | y) with 8 latent variables: {told.score(X_test, y_test):.1f}")
