@@ -87,7 +87,7 @@ written = told.inverse_transform(np.tile(hands, (10, 1)), np.repeat(np.arange(10
 distance = np.linalg.norm(told.transform_given(X_test, y_test), axis=1)
 by_distance = np.argsort(-distance)
 of_digit = [by_distance[y_test[by_distance] == digit] for digit in range(10)]
-chosen = np.array([own[0 if digit % 2 else 9] for digit, own in enumerate(of_digit)])
+chosen = np.array([own[5 if digit % 2 else 15] for digit, own in enumerate(of_digit)])
 rows = np.repeat(chosen, 10)
 others = told.reconstruct(X_test[rows], np.tile(np.arange(10), 10), y_test[rows])
 beside = np.column_stack([tiles(X_test[chosen], 1), np.full((90, 3), np.nan), tiles(others, 10)])
