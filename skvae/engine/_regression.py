@@ -27,13 +27,17 @@ TOLERANCE = 1e-3
 LEAST_PENALTY, MOST_PENALTY, N_PENALTIES = 0.1, 1e9, 45
 # Smallest share of a column's variance that the context leaves.
 LEAST_LEFT = 1e-12
+# Numbers that products of the context may take where each column has its own rows.
+MOST_ENTRIES = 5e7
 
 
 @torch.no_grad()
 def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
     """Tell the model what to expect of its rows given their context.
 
-    For each column by those of the rows in which it is observed.
+    For each column by those of the rows in which it is observed. If that is too much to hold, by
+    products with the context that stand for those of all rows, which is right where entries are
+    missing whatever the context is.
     """
     head = model.observation_head
     first = rows.slice(0, 1)
@@ -41,7 +45,8 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
     if head.residuals(first.x) is None:
         return
     n_context = first.context.shape[-1]
-    cost = n_context * head.n_features * (n_context if rows.has_missing else 1)
+    by_column = rows.has_missing and head.n_features * (n_context + 1) ** 2 <= MOST_ENTRIES
+    cost = n_context * head.n_features * (n_context if by_column else 1)
     n_used = int(min(len(rows), max(BUDGET / max(cost, 1), 1000)))
     used = np.linspace(0, len(rows) - 1, n_used).astype(np.int64)
     parts = [used[start : start + CHUNK_ROWS] for start in range(0, n_used, CHUNK_ROWS)]
@@ -52,7 +57,7 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
     covariance = torch.zeros(n_context, n_context, dtype=torch.float64, device=first.x.device)
     # The intercept, by which means that are not 0 stay out of the slopes, comes first.
     square = cross_features = cross_residuals = torch.zeros((), dtype=torch.float64)
-    power = torch.zeros((), dtype=torch.float64)
+    power = counts = torch.zeros((), dtype=torch.float64)
     for part in parts:
         batch = model.complete(rows.gather(part))
         features = head.features(batch.x, batch.mask).double()
@@ -60,15 +65,22 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
         context = batch.context.double() - centre
         context = torch.cat([context.new_ones(len(context), 1), context], dim=1)
         covariance += context[:, 1:].mT @ context[:, 1:]
-        if batch.mask is None:
-            square = square.to(context) + context.mT @ context
-        else:
+        if batch.mask is not None:
             observed = model.missing.of_features(batch.mask).double()
             residuals = torch.where(observed > 0, residuals, 0.0)
+            counts = counts.to(context) + observed.sum(0)
+        if by_column:
             square = square.to(context) + torch.einsum("rp,rc,rd->pcd", observed, context, context)
+        else:
+            square = square.to(context) + context.mT @ context
         cross_features = cross_features.to(context) + context.mT @ features
         cross_residuals = cross_residuals.to(context) + context.mT @ residuals
         power = power.to(context) + residuals.square().sum(0)
+    if rows.has_missing and not by_column:
+        standing_for = n_used / counts.clamp(min=1.0)
+        cross_features, cross_residuals, power = (
+            t * standing_for for t in (cross_features, cross_residuals, power)
+        )
     directions = _Directions(square)
     penalty = directions.penalty(cross_residuals, power)
     slopes = [directions.slopes(cross, penalty) for cross in (cross_features, cross_residuals)]
