@@ -17,7 +17,12 @@ from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._sequences import Sequences, given, read_sequences
 from skvae.estimators._table import library_of
 from skvae.estimators._transaction import infers
-from skvae.inference import expected_continuation, expected_steps, filtered_log_likelihood
+from skvae.inference import (
+    LogLikelihood,
+    expected_continuation,
+    expected_steps,
+    filtered_log_likelihood,
+)
 from skvae.models import LatentVariableModel, RecurrentModel
 
 # Entries of z of so many steps are spread evenly together.
@@ -260,6 +265,62 @@ class AnswersOnSequences(LatentVariableEstimator):
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
         return super().lower_bound(given(X, lengths))
+
+    def log_likelihood(
+        self,
+        X: Any,
+        method: str = "importance",
+        *,
+        lengths: Any = None,
+        n_draws: int | None = None,
+        n_steps: int = 200,
+        start: str = "posterior",
+        random_state: Any = None,
+    ) -> LogLikelihood:
+        """Log-likelihood of each sequence, with its error and the side of the truth it is on.
+
+        Parameters
+        ----------
+        X : array-like or list of array-like
+            Sequences, as for ``fit``.
+        method : {"importance", "annealed", "reciprocal"}, default="importance"
+            How the latent variables of all steps are integrated out: by importance sampling, which
+            for long sequences needs many more draws than the particle filter of ``score_samples``,
+            or as :class:`~skvae.VariationalAutoencoder` says.
+        lengths : array-like of int of shape (n_sequences,), default=None
+            As for ``fit``.
+        n_draws : int or None, default=None
+            Draws for each sequence, or chains; None stands for 1000 draws with ``"importance"`` and
+            for 16 chains with the others.
+        n_steps : int, default=200
+            Temperatures of ``"annealed"``, or moves of ``"reciprocal"``.
+        start : {"posterior", "prior"}, default="posterior"
+            Where ``"annealed"`` begins.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        answer : LogLikelihood
+            ``value``, ``standard_error`` and ``effective_sample_size`` of each sequence, in nats
+            and in the units of X; ``mean``, ``mean_standard_error`` and ``side``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``; if
+            `method`, `n_draws`, `n_steps` or `start` is outside its allowed values.
+        """
+        return super().log_likelihood(
+            given(X, lengths),
+            method,
+            n_draws=n_draws,
+            n_steps=n_steps,
+            start=start,
+            random_state=random_state,
+        )
 
     @infers
     def predict_next(
