@@ -107,9 +107,9 @@ class VariationalRNN(AnswersOnSequences):
         Number of columns of a step.
     n_steps_ : int
         Steps of the longest training sequence. Later ones may be longer.
-    mean_ : ndarray of shape (n_columns_,)
+    mean_ : ndarray of shape (`n_columns_`,)
         Mean of each column over all steps of the training sequences.
-    noise_variance_ : ndarray of shape (n_columns_,)
+    noise_variance_ : ndarray of shape (`n_columns_`,)
         Variance of the observation noise, in the units of X squared, averaged over the steps where
         it is predicted. Only where the likelihood has one.
     n_iter_ : int

@@ -214,7 +214,7 @@ class AnswersOnSequences(LatentVariableEstimator):
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
             return filtered_log_likelihood(model, model.observe(batch, noise), noise)
 
-        return self._by_rows(sequences.rows, self._at_a_step(sequences.rows, n_draws), scores)
+        return self._by_rows(sequences.rows, n_draws, scores)
 
     def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:
         """Mean log-likelihood of the sequences, as estimated by ``score_samples``.
@@ -381,7 +381,7 @@ class AnswersOnSequences(LatentVariableEstimator):
             expectation = expected_continuation(model, seen, ends, noise, n_steps, on_device[0])
             return model.observation_head.from_expectation(expectation)
 
-        out = self._by_rows(longer, self._at_a_step(longer, n_draws), following)
+        out = self._by_rows(longer, n_draws, following)
         return out if sequences.form == "rows" else out.reshape(len(out), n_steps, n_columns)
 
     @infers
@@ -432,7 +432,7 @@ class AnswersOnSequences(LatentVariableEstimator):
                 model, seen, noise, on_device[0], lambda draws: head.unstandardize(draws.x)
             )
 
-        out = self._by_rows(sequences.rows, self._at_a_step(sequences.rows, n_draws), expected)
+        out = self._by_rows(sequences.rows, n_draws, expected)
         filled = self._filled(X, sequences.rows, out)
         if sequences.form == "rows":
             return filled
@@ -502,10 +502,6 @@ class AnswersOnSequences(LatentVariableEstimator):
     def _n_draws(self) -> int:
         n_draws = positive_integer(self.n_score_draws, "n_score_draws")
         return n_draws if self.n_components_ else 1
-
-    def _at_a_step(self, rows: np.ndarray, n_draws: int) -> int:
-        """Draws with all steps in memory that are as many as these with one step at a time."""
-        return -(-n_draws // (rows.shape[1] // self.n_columns_))
 
     def _model_of_rows(self, model: LatentVariableModel, rows: np.ndarray) -> LatentVariableModel:
         assert isinstance(model, RecurrentModel)
