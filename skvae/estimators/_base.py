@@ -574,8 +574,8 @@ class LatentVariableEstimator(
         first = next(model.parameters())
         widest = max((max(p.shape) for p in model.parameters() if p.numel()), default=1)
         room = CHUNK_BYTES.get(first.device.type, CHUNK_BYTES["cuda"])
-        # Of a sequence each step has activations of its own.
-        widest *= math.prod(model.latent_shape[:-1])
+        # Of a sequence each step has activations of its own, which are in memory together.
+        room = min(room, CHUNK_BYTES["cuda"] // math.prod(model.latent_shape[:-1]))
         n_codes = max(1, room // (first.element_size() * widest))
         n_at_once = min(n_draws, n_codes)
         return n_at_once, min(MAX_CHUNK_ROWS, max(1, n_codes // n_at_once))

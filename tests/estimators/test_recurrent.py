@@ -1,5 +1,6 @@
 """Sequences as a user gives them: all forms alike, each as if alone, and answers worth having."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -189,7 +190,8 @@ def test_scores_of_steps_add_up():
     totals = [steps.sum() for steps in model.score_steps(parts)]
     np.testing.assert_allclose(totals, model.score_samples(parts), rtol=1e-12)
     np.testing.assert_allclose(model.score(parts), np.mean(totals), rtol=1e-12)
-    exact = model.log_likelihood(parts, n_draws=2000, random_state=0)
+    X, lengths = stacked(parts)
+    exact = model.log_likelihood(X, lengths=lengths, n_draws=2000, random_state=0)
     np.testing.assert_allclose(exact.mean, model.score(parts), atol=0.1)
     assert model.lower_bound(parts).mean() < exact.mean
 
@@ -367,6 +369,25 @@ def test_features_out_and_names():
     assert list(model.likelihoods_) == ["a", "b"] and list(model.feature_names_in_) == ["a", "b"]
     # Of the plain array the same, without names.
     np.testing.assert_array_equal(Z, model.set_output(transform="default").transform(X))
+
+
+METHODS = [
+    name
+    for name, _ in inspect.getmembers(VariationalRNN, inspect.isfunction)
+    if not name.startswith("_") and getattr(VariationalRNN, name).__module__.startswith("skvae")
+]
+
+
+def test_methods_take_lengths_and_say_so():
+    without = {"sample", "set_callbacks"}
+    for name in METHODS:
+        parameters = inspect.signature(getattr(VariationalRNN, name)).parameters
+        assert ("lengths" in parameters) != (name in without), name
+    validate = pytest.importorskip("numpydoc.validate")
+    for name in METHODS:
+        errors = validate.validate(f"skvae.VariationalRNN.{name}")["errors"]
+        excused = {"EX01", "SA01", "ES01", "RT02"}
+        assert [e for e in errors if e[0] not in excused] == [], name
 
 
 @pytest.mark.parametrize("name", ["inverse_transform", "sample_posterior", "posterior_moments"])

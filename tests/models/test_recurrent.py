@@ -477,6 +477,21 @@ def test_detached_posterior_keeps_the_path_through_z():
     assert all(g is None for g in gradients)
 
 
+def test_gradient_of_draws_passes_through_z_alone():
+    """Else DReG, which weighs it there, would miss what the recurrence carries on."""
+    X = walks(3)
+    model = moved(build(X))
+    batch, noise = batch_of(model, X), noise_for(model, 2, 3)
+    seen = model.observe(batch, noise)
+    z = model.posterior(seen).rsample(noise)
+    total = sum(part.sum() for part in model.log_joint(seen, z))
+    weight = model.recognition_network.output.weight
+    (in_z,) = torch.autograd.grad(total, z, retain_graph=True)
+    (through_z,) = torch.autograd.grad(z, weight, in_z, retain_graph=True)
+    (all_of_it,) = torch.autograd.grad(total, weight)
+    torch.testing.assert_close(through_z, all_of_it)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
