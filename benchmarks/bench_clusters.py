@@ -44,6 +44,9 @@ N_CLUSTERS, BATCH_SIZE, RATE = 10, 100, 1e-3
 # The tutorial's figures [seen], and what was to be reached.
 TUTORIAL_BOUND, TUTORIAL_ACCURACY, TARGET = -83.1, 0.83, 0.82
 BOUND_DRAWS = 20
+# With 1, 0.3 and 0.1 a mixture on the embedding of one seed names 0.76, 0.81 and 0.81 of the digits
+# rightly after 16 epochs.
+EMBEDDING_BETA = 0.1
 
 
 def accuracy(classes: np.ndarray, clusters: np.ndarray) -> float:
@@ -63,7 +66,9 @@ def run(seed: int, images: Any, classes: np.ndarray, args: argparse.Namespace) -
             encoder=network,
             decoder=network,
             likelihood="bernoulli",
+            init="embedding",
             n_embedding_epochs=args.embedding_epochs,
+            embedding_beta=EMBEDDING_BETA,
             early_stopping=False,
             batch_size=BATCH_SIZE,
             n_score_draws=1,

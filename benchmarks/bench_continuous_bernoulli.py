@@ -109,7 +109,9 @@ def table(cells: list[dict[str, Any]]) -> str:
                 "test bound": f"{cell['test_bound']:.1f}",
                 "training bound": f"{cell['training_bound']:.1f}",
                 "active of 20": cell["active"],
-                "tutorial": f"{TUTORIAL_BOUND} [seen]" if cell["comparable"] else "",
+                "tutorial": f"{TUTORIAL_BOUND} [seen]"
+                if cell["comparable"] and cell["data"] == "MNIST"
+                else "",
             }
             for cell in cells
         ]

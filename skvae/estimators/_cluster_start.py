@@ -27,10 +27,6 @@ ROWS_AT_ONCE = 1024
 LEAST_VARIANCE = 1e-4
 # Smallest weight of a cluster at the start: with none it would never get a row.
 LEAST_WEIGHT = 1e-6
-# Weight of the divergence from N(0, I) while the embedding is learned. In full it heaps the rows
-# around the origin: on thresholded MNIST a mixture on 10 latent variables then names 0.76 of the
-# digits rightly after 16 epochs, with a third or a tenth of it 0.81, and after 24 epochs 0.83.
-EMBEDDING_BETA = 0.1
 
 
 def start_mixture_(
@@ -70,11 +66,23 @@ def embed(
     models: Sequence[LatentVariableModel],
     rows: Rows,
     *,
+    beta: float,
     solver: Solver,
     plan: Plan,
     seed: int,
 ) -> list[Autoencoder]:
     """Copies of the models trained with the prior N(0, I), then given their own prior back.
+
+    Parameters
+    ----------
+    models : sequence of LatentVariableModel
+        Restarts of one model, trained side by side.
+    rows : Rows
+    beta : float
+        Weight of the divergence from N(0, I).
+    solver : Solver
+    plan : Plan
+    seed : int
 
     Raises
     ------
@@ -92,7 +100,7 @@ def embed(
             one.latent_shape[0], n_features=0, dtype=own.dtype, generator=torch.Generator()
         )
         one.prior_head.to(own.device)
-    bound = SGVB(beta=EMBEDDING_BETA).build(plan.n_steps(len(rows)))
+    bound = SGVB(beta=beta).build(plan.n_steps(len(rows)))
     streams = Streams(seed)
     trainer = Trainer(copies[0], bound, solver, plan, streams, len(rows), copies[1:])
     if trainer.train(rows, plan).status is Status.INTERRUPTED:
