@@ -47,6 +47,8 @@ class GaussianMixtureVariationalAutoencoder(ClusterMixin, AutoencoderEstimator):
         Number of clusters. After ``fit`` cluster 0 is that of the most rows, and so on.
     n_components : int or None, default=2
         Number of latent variables; None means ``min(n_samples, n_features)``.
+    covariance_type : {"full", "diag"}, default="full"
+        Whether the latent variables of a cluster may be correlated, or are independent.
     hidden_layer_sizes : tuple of int or int, default=(64,)
         Widths of the hidden layers of the encoder; the decoder has the same in reverse. Used where
         `encoder` or `decoder` is None.
@@ -54,8 +56,6 @@ class GaussianMixtureVariationalAutoencoder(ClusterMixin, AutoencoderEstimator):
         Activation of the hidden layers. Used where `encoder` or `decoder` is None.
     encoder, decoder : network component or None, default=None
         Architecture; None means an MLP of `hidden_layer_sizes` and `activation`.
-    covariance_type : {"full", "diag"}, default="full"
-        Whether the latent variables of a cluster may be correlated, or are independent.
     likelihood : str or likelihood component, default="gaussian"
         Distribution of a column given the latent variables, as of
         :class:`~skvae.VariationalAutoencoder`.
