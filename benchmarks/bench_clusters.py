@@ -174,7 +174,8 @@ def main() -> None:
     if not runs:
         return
     text, summary = conclusion(runs, k_means(images, classes))
-    parts = ["# Clusters of digits", __doc__.strip(), f"{images.name}:", table(runs), text]
+    form = f"{images.name}, the {'full' if args.full else 'quick'} form, {len(runs)} seeds:"
+    parts = ["# Clusters of digits", __doc__.strip(), form, table(runs), text]
     results = {"runs": runs, **summary}
     write_results(args, "clusters", text="\n\n".join(parts), results=results)
 

@@ -162,7 +162,10 @@ def main() -> None:
     cells = [done[key] for key in keys if key in done]
     if not cells:
         return
-    text = ["# Continuous Bernoulli on dequantised images", __doc__.strip(), table(cells)]
+    form = "full" if args.full else "quick"
+    missing = [cell.title for cell in CELLS if (images.name, args.epochs, cell.title) not in done]
+    run = f"The {form} form was run" + (f", without: {'; '.join(missing)}." if missing else ".")
+    text = ["# Continuous Bernoulli on dequantised images", __doc__.strip(), run, table(cells)]
     if images.name == "MNIST":
         text.append(conclusion(cells))
     write_results(args, "continuous_bernoulli", text="\n\n".join(text), results={"cells": cells})
