@@ -200,6 +200,7 @@ PRIORS = [
     LaplacePrior(),
     LaplacePrior(variance=4.0),
     MixturePrior(n_components=3),
+    MixturePrior(n_components=2, covariance_type="full"),
     VampPrior(n_pseudo_inputs=4),
     FlowPrior(hidden_layer_sizes=(3,)),
     FlowPrior(hidden_layer_sizes=(), family="affine", n_transforms=3),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2.0 * math.pi)
+# Coordinates of points that are whitened at a time, 32 MB.
+MAX_COORDINATES = 2**22
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -48,6 +50,43 @@ def normal_log_prob_of_each(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tenso
     square = torch.addmm(square, point, pull.mT, alpha=-2.0)
     # What rounding is left may not lift a density above its mode.
     log_prob = -0.5 * square.clamp(min=0.0) - log_scale.sum(-1) - 0.5 * LOG_2PI * z.shape[-1]
+    return log_prob.to(z.dtype)
+
+
+def correlated_log_prob_of_each(
+    z: Tensor, mean: Tensor, log_scale: Tensor, unmixing: Tensor
+) -> Tensor:
+    """Log-density of each point under each of some normals with correlations, in nats.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n_points, n_latent)
+    mean, log_scale : Tensor of shape (n_normals, n_latent)
+    unmixing : Tensor of shape (n_normals, n_latent, n_latent)
+        Unit lower triangular matrices by which differences from the mean become independent, with
+        standard deviations ``exp(log_scale)``.
+
+    Returns
+    -------
+    log_prob : Tensor of shape (n_points, n_normals)
+        In the dtype of `z`.
+    """
+    # In doubles, for the reason given above.
+    n_normals, n_latent = mean.shape
+    centre = mean.detach().double().mean(0)
+    point, place, log_scale = z.double() - centre, mean.double() - centre, log_scale.double()
+    whitening = torch.exp(-log_scale).unsqueeze(-1) * unmixing.double()
+    origin = (whitening @ place.unsqueeze(-1)).flatten()
+    # Few points at a time: each has its own coordinates for each of the normals.
+    n_at_once = max(1, MAX_COORDINATES // max(1, n_normals * n_latent))
+    squares = [
+        torch.addmm(-origin, some, whitening.flatten(0, 1).mT)
+        .view(len(some), n_normals, n_latent)
+        .square()
+        .sum(-1)
+        for some in point.split(n_at_once)
+    ]
+    log_prob = -0.5 * torch.cat(squares) - log_scale.sum(-1) - 0.5 * LOG_2PI * n_latent
     return log_prob.to(z.dtype)
 
 

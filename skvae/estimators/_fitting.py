@@ -403,21 +403,23 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 batch = some.slice(0, len(some))
                 restart.start_at_(batch, _restart_generator(setup.seed, i))
         departures: list[Sequence[Autoencoder]] = []
-        if self.init == "linear" and setup.n_epochs == 0:
+        if self.init != "random" and setup.n_epochs == 0:
             places = [
                 self._start(setup._replace(model=restart), training)[0]
                 for restart in (model, *others)
             ]
             departures = list(zip(*places, strict=True))
-        started = bool(departures)
-        is_linear = self.init == "linear" and has_linear_start(model)
+        is_linear = self.init != "random" and has_linear_start(model)
         if is_linear and self.early_stopping and not partial and validation is None:
             # Too few rows to tell a gain from overfitting: the linear model stands, or what
             # earlier calls have made of it.
             n_epochs = max(setup.n_epochs, 1)
             fitted = self._fitted_attributes(setup, model, rows) | {"n_iter_": n_epochs}
             return TrainingResult(Status.CONVERGED, [fitted["lower_bound_"]]), None, fitted
-        plan = self._plan(len(training), partial=partial, start_is_rival=started)
+        if setup.n_epochs == 0 and not partial:
+            restarts, is_judged = (model, *others), validation is not None
+            departures = self._depart(setup, restarts, departures, training, is_judged=is_judged)
+        plan = self._plan(len(training), partial=partial, start_is_rival=bool(departures))
         bound = self._bound(setup, plan.n_steps(len(training)))
         for restart in (model, *others):
             # Of a model that was trained before nothing is; what a network's author froze stays.
@@ -476,7 +478,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _can_cross_fit(self, setup: Setup, rows: np.ndarray) -> bool:
         """Whether the rows are few enough, and the model simple enough, for `_cross_fit`."""
         return (
-            self.init == "linear"
+            self.init != "random"
             # A model that is to be trained further has to keep some rows unseen.
             and not self.warm_start
             and setup.n_epochs == 0
@@ -607,6 +609,32 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
         `departures` are those of the model of `setup`, which is linear.
         """
+
+    def _depart(
+        self,
+        setup: Setup,
+        restarts: Sequence[LatentVariableModel],
+        departures: list[Sequence[Autoencoder]],
+        rows: Rows,
+        *,
+        is_judged: bool,
+    ) -> list[Sequence[Autoencoder]]:
+        """Places from which training leaves, the first one first; as given in most estimators.
+
+        Parameters
+        ----------
+        setup : Setup
+        restarts : sequence of LatentVariableModel
+            Standing at their starts. Where these are no rivals of what training finds, since no
+            rows are held out or there is no linear model, training begins where they stand.
+        departures : list of sequences of Autoencoder
+            Of the linear model; for each place one model for each restart.
+        rows : Rows
+            To be trained on.
+        is_judged : bool
+            Whether rows are held out.
+        """
+        return departures
 
     def _plan(self, n_rows: int, *, partial: bool, start_is_rival: bool) -> Plan:
         """How to train on `n_rows` rows, from the parameters."""
