@@ -504,8 +504,8 @@ posterior component, default="diagonal"
         random_state : int, RandomState instance or None, default=None
             Source of the draws.
         y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-            What the rows are to be given; one value stands for all. None draws it from its
-            distribution in the training rows.
+            What the rows are to be given; one value stands for all. None draws it from
+            ``contexts_``, which stand for its distribution in the training rows.
 
         Returns
         -------
