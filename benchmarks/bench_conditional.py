@@ -17,9 +17,9 @@ Each is trained with
 Logits are kept within ±15.94, as PyTorch's distribution keeps them, with which the tutorial's
 figures were computed: only then are bounds comparable. Test bounds are means over all test rows of
 the evidence lower bound given y, in nats of the density of the dequantised pixels, 50 draws of z
-for each; test rows are dequantised once. "Without y" is a bound on log p(x), which sums over the ten
-classes: that given y less what 1,000 test rows drawn at random lose without it, 10 draws of z for
-each. "Accuracy" is the share of these of which the class with the highest bound is the true one.
+for each; test rows are dequantised once. "Without y" is a bound on log p(x), which sums over the
+ten classes: that given y less what 1,000 test rows drawn at random lose without it, 10 draws of z
+for each. "Accuracy" is the share of these of which the most probable class is the true one.
 
 --quick (the default): 60 epochs of the tutorial's model, the last fifth of them at three tenths and
 a tenth of the rate of 1e-3, and 3 epochs of all. --full: 200 epochs of all. Runs that are cut go on
