@@ -20,7 +20,8 @@ BUDGET = 2e10
 # the indicators of all categories add up to 1.
 SINGULAR = 1e-9
 # Slopes are shrunk only where least squares would lose more than this on other rows, in nats per
-# row, and then as much as costs no more than this.
+# row, and then as much as costs no more than this. Residuals are stretched to the size of those of
+# other rows where that gains more than this for a column.
 TOLERANCE = 1e-3
 # Penalties that are tried beside none: the smallest, the largest as a multiple of the number of
 # rows, and their number. With the last nothing is left of the slopes.
@@ -82,9 +83,9 @@ def regress_on_context(rows: Rows, model: ConditionalAutoencoder) -> None:
             t * standing_for for t in (cross_features, cross_residuals, power)
         )
     directions = _Directions(square)
-    penalty = directions.penalty(cross_residuals, power)
+    penalty, stretch = directions.penalty(cross_residuals, power)
     slopes = [directions.slopes(cross, penalty) for cross in (cross_features, cross_residuals)]
-    model.expect_(Regression(centre, covariance / n_used, *slopes))
+    model.expect_(Regression(centre, covariance / n_used, *slopes, stretch))
 
 
 class _Directions:
@@ -126,7 +127,7 @@ class _Directions:
         shrunk = self._along(cross) / (self.size + penalty)
         return (self.vectors @ shrunk.unsqueeze(2)).squeeze(2).mT
 
-    def penalty(self, cross: Tensor, power: Tensor) -> float:
+    def penalty(self, cross: Tensor, power: Tensor) -> tuple[float, Tensor]:
         """The penalty, of all columns, that is best for other rows, 0 if that is as good.
 
         By generalised cross-validation.
@@ -137,29 +138,43 @@ class _Directions:
         power : Tensor of shape (n_columns,)
             Sums of squares of the columns.
 
+        Returns
+        -------
+        penalty : float
+        stretch : Tensor of shape (n_columns,)
+            By how much the residuals of other rows are larger, 1 where that is next to nothing.
+
         References
         ----------
         Golub, G. H., Heath, M. and Wahba, G. (1979). Generalized cross-validation as a method for
         choosing a good ridge parameter. Technometrics 21.
         """
-        along = self._along(cross).square()
-        total = power - cross[0].square() / self.n_rows
+        total = (power - cross[0].square() / self.n_rows).clamp(min=0.0)
         varies = total > LEAST_LEFT * power
         most = MOST_PENALTY * float(self.n_rows.max())
         penalties = [0.0, *np.geomspace(LEAST_PENALTY, most, N_PENALTIES).tolist()]
         losses = []
         for penalty in penalties:
-            held = 1.0 / (self.size + penalty)
-            explained = (along * held * (1.0 + penalty * held)).sum(-1)
-            left = torch.maximum(total - explained, LEAST_LEFT * total) / self.n_rows
-            free = 1.0 - (1.0 + (1.0 - penalty * held).where(self.size.isfinite(), 0.0).sum(-1)) / (
-                self.n_rows
-            )
+            left, free = self._left_and_free(cross, total, penalty)
             loss = 0.5 * torch.log(left) - torch.log(free)
             # Of a column without a free row nothing is known.
             loss = torch.where(free > 0.5 / self.n_rows, loss, torch.inf)
             losses.append(float(loss.where(varies, 0.0).sum()))
         best = min(losses) + TOLERANCE
+        chosen = max(p for p, loss in zip(penalties, losses, strict=True) if loss <= best)
         if losses[0] <= best:
-            return 0.0
-        return max(penalty for penalty, loss in zip(penalties, losses, strict=True) if loss <= best)
+            chosen = 0.0
+        left, free = self._left_and_free(cross, total, chosen)
+        # No larger than columns of which nothing is explained.
+        square = torch.minimum(free**-2, total / left)
+        gain = 0.5 * (square - 1.0 - torch.log(square))
+        stretched = varies & (square > 1.0) & (gain > TOLERANCE)
+        return chosen, torch.where(stretched, square, 1.0).sqrt()
+
+    def _left_and_free(self, cross: Tensor, total: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+        """Sums of squares that are left of `total`, and the share of rows that is free."""
+        held = 1.0 / (self.size + penalty)
+        explained = (self._along(cross).square() * held * (1.0 + penalty * held)).sum(-1)
+        left = torch.maximum(total - explained, LEAST_LEFT * total)
+        n_used = 1.0 + (1.0 - penalty * held).where(self.size.isfinite(), 0.0).sum(-1)
+        return left, 1.0 - n_used / self.n_rows

@@ -66,7 +66,8 @@ posterior component, default="diagonal"
         Bound that training maximises.
     init : {"linear", "random"}, default="linear"
         Where training starts. ``"linear"``: at the maximum-likelihood linear model, a regression of
-        the columns on y with factor analysis of what is left (for a Gaussian likelihood);
+        the columns on y with factor analysis of what is left (for a Gaussian likelihood), slopes
+        being shrunk where y has many categories or columns for the number of rows;
         ``"random"``: at random weights, with the columns at their marginals.
     fit_order : {"joint", "em"}, default="joint"
         Whether encoder and decoder learn at once, or in turn.
@@ -503,8 +504,8 @@ posterior component, default="diagonal"
         random_state : int, RandomState instance or None, default=None
             Source of the draws.
         y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-            What the rows are to be given; one value stands for all. None draws it from its
-            distribution in the training rows.
+            What the rows are to be given; one value stands for all. None draws it from
+            ``contexts_``, which stand for its distribution in the training rows.
 
         Returns
         -------

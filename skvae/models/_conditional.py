@@ -33,12 +33,15 @@ class Regression(NamedTuple):
         Slopes of what encoders read of rows.
     residuals : Tensor of shape (n_context, n_location_outputs)
         Slopes of the residuals of the likelihood.
+    stretch : Tensor of shape (n_location_outputs,)
+        By how much what is left of the residuals is larger in other rows.
     """
 
     centre: Tensor
     covariance: Tensor
     features: Tensor
     residuals: Tensor
+    stretch: Tensor
 
 
 class ConditionalAutoencoder(Autoencoder):
@@ -107,8 +110,10 @@ class ConditionalAutoencoder(Autoencoder):
             return None
         if not self.in_decoder or self._regression is None:
             return residuals
-        slopes = self._regression.residuals.to(residuals)
-        return residuals - (self.context_of(batch) - self.centre) @ slopes
+        slopes, stretch = (
+            t.to(residuals) for t in (self._regression.residuals, self._regression.stretch)
+        )
+        return (residuals - (self.context_of(batch) - self.centre) @ slopes) * stretch
 
     def beside_context(self, features: Tensor, batch: Batch) -> Tensor:
         return torch.cat([features, self.context_of(batch)], dim=-1)

@@ -140,6 +140,15 @@ def test_few_rows_of_each_category_tell_of_others():
     assert max(without, least_squares.logpdf(X_new - means).mean()) < score < exact
 
 
+def test_more_columns_of_y_than_rows_do_little_harm():
+    rng = np.random.default_rng(0)
+    y, y_new = rng.normal(size=(2, 120, 300))
+    X, X_new = (t[:, :1] + rng.normal(size=(120, 5)) for t in (y, y_new))
+    alone = skvae.VariationalAutoencoder(1, hidden_layer_sizes=(), max_iter=1, random_state=0)
+    model = conditional(hidden_layer_sizes=(), max_iter=1).fit(X, y)
+    assert model.score(X_new, y_new) > alone.fit(X).score(X_new) - 0.3
+
+
 @pytest.mark.parametrize("has_missing", [False, True])
 def test_categories_of_one_row_each_tell_nothing(has_missing):
     X, _ = rows_with_y(100)
