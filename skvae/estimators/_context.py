@@ -53,11 +53,6 @@ def coding_of(y: Any, y_type: str) -> list[dict[str, Any]]:
     return coding
 
 
-def width_of(coding: list[dict[str, Any]]) -> int:
-    """Numbers by which a row's y is coded."""
-    return sum(len(column.get("categories", [0])) for column in coding)
-
-
 def encode(y: Any, coding: list[dict[str, Any]], n_rows: int | None = None) -> np.ndarray:
     """Code of y, (n_rows, n_context), float64.
 
@@ -77,10 +72,11 @@ def encode(y: Any, coding: list[dict[str, Any]], n_rows: int | None = None) -> n
             continue
         places = {value: i for i, value in enumerate(own["categories"])}
         values = _checked_categories(column, name)
-        unknown = [value for value in values if value not in places]
+        unknown = set(values) - set(places)
         if unknown:
+            first = next(value for value in values if value in unknown)
             raise ValueError(
-                f"{_called(name)} holds {unknown[0]!r}, which fit has not seen: it knows "
+                f"{_called(name)} holds {first!r}, which fit has not seen: it knows "
                 f"{_listed(own['categories'])}. "
                 + (
                     'Pass one of them, or fit with y_type="continuous" to read whole numbers as '
@@ -116,10 +112,20 @@ def representatives(
     contexts : ndarray of shape (n_contexts, n_context)
     probability : ndarray of shape (n_contexts,)
     """
-    found, counts = np.unique(context, axis=0, return_counts=True)
-    if len(found) > MAX_CONTEXTS and any("categories" not in column for column in coding):
+    has_numbers = any("categories" not in column for column in coding)
+    if has_numbers:
         some = np.linspace(0, len(context) - 1, min(len(context), CONTEXT_ROWS)).astype(np.int64)
-        clusters = KMeans(MAX_CONTEXTS, n_init=1, random_state=0).fit(context[some])
+        context = context[some]
+    # Indicators by a number of each row: sorting whole rows takes seconds for a million of them.
+    rng = np.random.default_rng(0)
+    words = context.view(np.int64) if has_numbers else context.astype(np.int64)
+    keys = words @ rng.integers(2**62, size=context.shape[1], dtype=np.int64)
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    found = context[first]
+    order = np.lexsort(found.T[::-1])
+    found, counts = found[order], counts[order]
+    if len(found) > MAX_CONTEXTS and has_numbers:
+        clusters = KMeans(MAX_CONTEXTS, n_init=1, random_state=0).fit(context)
         found = clusters.cluster_centers_
         counts = np.bincount(clusters.labels_, minlength=MAX_CONTEXTS)
         found, counts = found[counts > 0], counts[counts > 0]
@@ -218,6 +224,8 @@ def _checked_numbers(column: np.ndarray, name: str | None) -> np.ndarray:
 
 def _checked_categories(column: np.ndarray, name: str | None) -> list[Any]:
     values = column.tolist()
+    if set(map(type, values)) <= {str, bool, int}:
+        return values
     for i, value in enumerate(values):
         if _is_missing(value) or (isinstance(value, float) and np.isinf(value)):
             what = "infinity" if isinstance(value, float) and np.isinf(value) else "NaN"

@@ -70,7 +70,7 @@ posterior component, default="diagonal"
 
         - ``"linear"``: at the maximum-likelihood linear model (factor analysis for a Gaussian
           likelihood), with a mixture of normals fitted to its factors by expectation maximisation,
-          the best of ten.
+          the best of 25 runs.
         - ``"embedding"``: at a mixture fitted in the same way to an embedding of the rows, which is
           learned first, with N(0, I) as the prior (Jiang et al., 2017, start in this way at an
           autoencoder). For images, and other rows of which few directions say little; with two or
