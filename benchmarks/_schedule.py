@@ -88,6 +88,7 @@ def train(
     phases: Sequence[Phase],
     checkpoint: Path,
     *,
+    y: np.ndarray | None = None,
     device: str = "cpu",
     seconds_between: float = 240.0,
 ) -> Training:
@@ -101,6 +102,8 @@ def train(
     phases : sequence of Phase
     checkpoint : Path
         Where the estimator is saved; beside it, in a .json, the minutes taken.
+    y : ndarray of shape (n_samples,) or None, default=None
+        Labels, for an estimator that asks for them.
     device : str
         Where to go on, whatever the device of earlier parts.
     seconds_between : float
@@ -134,7 +137,7 @@ def train(
             # The bound still rises, and nothing may be active yet: it is to go on.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", PosteriorCollapseWarning)
-            model.fit(X)
+            model.fit(X, y)
         minutes += (clock() - begin) / 60
         skvae.save(model, checkpoint)
         minutes_file.write_text(json.dumps({"minutes": minutes}))

@@ -41,6 +41,8 @@ class Batch(NamedTuple):
         part is observed; None means that it is not known yet.
     spread : Tensor of shape (n_rows, n_columns) or None
         Standard deviations of the entries, where these are means of what a step draws anew.
+    hint : Tensor of shape (n_rows, n_classes) or None
+        Probabilities of classes, from elsewhere, that a classifier is to learn from; 0 for none.
     """
 
     x: Tensor
@@ -51,6 +53,7 @@ class Batch(NamedTuple):
     factors: Tensor | None = None
     mixing: Tensor | None = None
     spread: Tensor | None = None
+    hint: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""
@@ -115,6 +118,7 @@ class StepInputs(NamedTuple):
         Given with `features`, where there is `mixing`.
     context : Tensor of shape (n_models, n_rows, n_context) or None
     spread : Tensor of shape (n_models, n_rows, n_columns) or None
+    hint : Tensor of shape (n_models, n_rows, n_classes) or None
     """
 
     x: Tensor
@@ -130,10 +134,11 @@ class StepInputs(NamedTuple):
     mixed: MixedNoise | None = None
     context: Tensor | None = None
     spread: Tensor | None = None
+    hint: Tensor | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
-        names = ("x", "mask", "factors", "mixing", "context", "spread")
+        names = ("x", "mask", "factors", "mixing", "context", "spread", "hint")
         own = {name: t[i] for name in names if (t := getattr(self, name)) is not None}
         batch = Batch(**own, weight=-self.share[i, :, 0])
         return batch, {name: t[i] for name, t in self.noise.items()}

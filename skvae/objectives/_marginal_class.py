@@ -11,6 +11,10 @@ from skvae._core._batch import Batch, Clock
 from skvae.models import LatentVariableModel, SemiSupervisedAutoencoder
 from skvae.objectives._base import Bound
 
+# Steps after which hints count half. A model that has hardly been trained knows less than they do,
+# and one that has been trained for long more, if there is more to know.
+HALVED_AFTER = 1000.0
+
 
 class MarginalClass(Bound):
     """Bound on log p(x, y) of rows whose class is known, and on log p(x) of the others.
@@ -18,13 +22,16 @@ class MarginalClass(Bound):
     With L(x, y) the inner bound plus log p(y), it is L(x, y) where y is known, and the expectation
     of L(x, y) - log q(y | x) over q(y | x) where not, summed over all classes: equations 6 and 7 of
     Kingma et al. (2014). What a classifier is to learn from known classes comes to the gradient
-    alone: a multiple of log q(y | x) (their equation 9).
+    alone: a multiple of log q(y | x) (their equation 9). So does what it is to learn from hints.
 
     Parameters
     ----------
     inner : Bound
     weight : float
         Of log q(y | x) of each row whose class is known.
+    hint_weight : float, default=0.0
+        Of the expectation of log q(y | x) over the hint of each row, at first; it fades as the
+        inverse of the number of steps.
     all_known : bool, default=False
         Whether there are no other rows, so that no class has to be summed over.
 
@@ -34,9 +41,12 @@ class MarginalClass(Bound):
     deep generative models. NeurIPS.
     """
 
-    def __init__(self, inner: Bound, weight: float, *, all_known: bool = False) -> None:
+    def __init__(
+        self, inner: Bound, weight: float, *, hint_weight: float = 0.0, all_known: bool = False
+    ) -> None:
         self.inner = inner
         self.weight = weight
+        self.hint_weight = hint_weight
         self.all_known = all_known
         self.n_draws = inner.n_draws
         self.n_warmup_steps = inner.n_warmup_steps
@@ -65,6 +75,9 @@ class MarginalClass(Bound):
         if clock is None:
             return bound
         told = self.weight * (label * log_q).sum(1)
+        if batch.hint is not None:
+            fading = self.hint_weight / (1.0 + clock.step / HALVED_AFTER)
+            told = told + fading * (batch.hint * log_q).sum(1)
         return bound + (told - told.detach())
 
     def by_class(
