@@ -179,8 +179,9 @@ posterior component, default="diagonal"
     lower_bounds_ : list of float
         Mean bound of the training rows during each epoch, in nats per row.
     validation_scores_ : list of float
-        Mean bound of the held-out rows after each epoch, in nats per row; empty if there were
-        none.
+        Mean of what is maximised, of the held-out rows after each epoch, in nats per row: the
+        bound, and what the classifier says of labels and of neighbours' labels, by their weights.
+        Empty if there were none.
     kl_per_component_ : ndarray of shape (n_components,)
         Mean divergence of each latent variable's posterior from its prior, in nats.
     active_components_ : ndarray of shape (n_components,)

@@ -60,25 +60,46 @@ class MarginalClass(Bound):
         noise: Mapping[str, Tensor],
         clock: Clock | None = None,
     ) -> Tensor:
+        bound, log_q = self._bound_and_classifier(model, batch, noise, clock)
+        if clock is None:
+            return bound
+        told = self._told(batch, log_q, 1.0 / (1.0 + clock.step / HALVED_AFTER))
+        return bound + (told - told.detach())
+
+    def judge(
+        self, model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
+    ) -> Tensor:
+        # By the bound alone a classifier that has learned much would be worth no more than before.
+        bound, log_q = self._bound_and_classifier(model, batch, noise, None)
+        return bound + self._told(batch, log_q, 1.0)
+
+    def _bound_and_classifier(
+        self,
+        model: LatentVariableModel,
+        batch: Batch,
+        noise: Mapping[str, Tensor],
+        clock: Clock | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The bound (n_rows,), and log q(y | x), (n_rows, n_classes)."""
         assert isinstance(model, SemiSupervisedAutoencoder) and batch.context is not None
         label = batch.context
         batch = model.observe(batch, noise)
         log_prior, log_q = model.class_log_prior(), model.class_log_prob(batch)
         if self.all_known:
-            bound = self.inner(model, batch, noise, clock) + label @ log_prior
-        else:
-            known = label.sum(1)
-            joint = self.by_class(model, batch, noise, clock) + log_prior
-            with_label = (label * joint).sum(1)
-            without = (log_q.exp() * (joint - log_q)).sum(1)
-            bound = torch.where(known > 0, with_label, without)
-        if clock is None:
-            return bound
-        told = self.weight * (label * log_q).sum(1)
+            return self.inner(model, batch, noise, clock) + label @ log_prior, log_q
+        known = label.sum(1)
+        joint = self.by_class(model, batch, noise, clock) + log_prior
+        with_label = (label * joint).sum(1)
+        without = (log_q.exp() * (joint - log_q)).sum(1)
+        return torch.where(known > 0, with_label, without), log_q
+
+    def _told(self, batch: Batch, log_q: Tensor, share: Tensor | float) -> Tensor:
+        """What the classifier is told of each row: its class, or a share of the hint of it."""
+        assert batch.context is not None
+        told = self.weight * (batch.context * log_q).sum(1)
         if batch.hint is not None:
-            fading = self.hint_weight / (1.0 + clock.step / HALVED_AFTER)
-            told = told + fading * (batch.hint * log_q).sum(1)
-        return bound + (told - told.detach())
+            told = told + share * self.hint_weight * (batch.hint * log_q).sum(1)
+        return told
 
     def by_class(
         self,

@@ -136,6 +136,13 @@ def test_what_neighbours_say_helps_where_no_line_parts_the_classes():
     assert alone.score(X, y) < 0.8 < 0.97 < told.score(X, y)
 
 
+def test_held_out_rows_judge_the_classifier_too():
+    """The model gains nothing by telling the rings apart: their bound is that of the start."""
+    X, y = make_circles(400, noise=0.05, factor=0.4, random_state=0)
+    model = classifier(hidden_layer_sizes=(32,), max_iter=60)
+    assert model.fit(X, y).score(X, y) > 0.97
+
+
 def test_rows_are_drawn_with_their_label():
     X, y = two_classes()
     model = classifier(hidden_layer_sizes=(), propagation_weight=0.0).fit(X, few_labels(y, 20))
