@@ -12,11 +12,17 @@ any digit in the hand of another.
 # How many are right
 # ------------------
 # Labels that are not known are -1, for this classifier as for those of scikit-learn. What counts is
-# the accuracy on the images without a label, here for three draws of labels.
+# the accuracy on the images without a label, here for three draws of labels. Distances between
+# these images say much of their class, and most if the pixels keep their scale: where that is so,
+# spreading labels along neighbours is hard to beat. This classifier starts there, too, with scaled
+# columns as fits most tables, and goes beyond what neighbours alone say at that scale.
+
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -52,7 +58,13 @@ for name, model in contestants.items():
     for seed in range(3):
         few = few_labels(seed)
         rows = few >= 0 if "alone" in name else np.full(len(y), True)
-        predicted = model.fit(X[rows], few[rows]).predict(X[few == -1])
+        with warnings.catch_warnings():
+            # Longer training would raise the bound further, and hardly change the classes; no label
+            # reaches some rows by the graph of LabelSpreading.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            model.fit(X[rows], few[rows])
+        predicted = model.predict(X[few == -1])
         accuracy.append(np.mean(predicted == y[few == -1]))
     print(f"{name:38s} {np.mean(accuracy):.3f} (from {min(accuracy):.3f} to {max(accuracy):.3f})")
 

@@ -599,6 +599,10 @@ component
         """
         return self._lower_bounds(X, None)
 
+    # What is missing of X is not among its features: their model fills it in.
+    impute = available_if(_models_rows)(ConditionalEstimator.impute)
+    sample_imputations = available_if(_models_rows)(ConditionalEstimator.sample_imputations)
+
     def sample(self, n_samples: int | None = None, random_state: Any = None, *, y: Any = None):
         """Draw rows from the model, observation noise included.
 

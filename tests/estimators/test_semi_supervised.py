@@ -164,7 +164,9 @@ def test_marks_of_unknown_labels_are_the_same():
     few = few_labels(y, 10)
     expected = classifier().fit(X, few).predict_proba(X)
     as_floats = np.where(few < 0, np.nan, few)
-    for other in (as_floats, np.where(few < 0, None, few), pd.Series(as_floats), few.tolist()):
+    nullable = pd.Series(few).astype("Int64").mask(few < 0)
+    objects = np.where(few < 0, None, few)
+    for other in (as_floats, objects, pd.Series(as_floats), nullable, few.tolist()):
         np.testing.assert_array_equal(classifier().fit(X, other).predict_proba(X), expected)
 
 
@@ -175,6 +177,8 @@ def test_labels_may_be_strings():
     named = np.where(few < 0, None, names[few])
     model = classifier().fit(X, named)
     assert model.classes_.tolist() == ["no", "yes"]
+    for same in (pd.Series(named).astype("string"), pd.Categorical(named)):
+        np.testing.assert_array_equal(classifier().fit(X, same).predict(X), model.predict(X))
     expected = classifier().fit(X, few).predict(X)
     np.testing.assert_array_equal(model.predict(X), names[expected])
     assert model.sample(y=["yes"], random_state=0).shape == (1, 3)
@@ -194,6 +198,7 @@ def test_minus_one_and_one_are_two_classes():
         (np.linspace(0.0, 1.0, 100), "Unknown label type: continuous"),
         ([0, 1] * 49, "X has 100 rows, y has 98"),
         ([0.0, np.inf] * 50, "infinity"),
+        (np.array(["no", "yes", "-1", "no"] * 25), "y holds the text '-1'"),
     ],
 )
 def test_errors_about_labels(y, message):
@@ -233,8 +238,9 @@ def test_stack_goes_through_its_features():
     np.testing.assert_allclose(model.mean_, X.mean(axis=0))
     alone = classifier().fit(model.features_.transform(X), few)
     assert alone.n_features_in_ == len(model.feature_components_)
-    with pytest.raises(AttributeError, match="lower_bound"):
-        model.lower_bound(X)
+    for name in ("lower_bound", "impute", "sample_imputations", "predict_joint_log_proba"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(model, name)
 
 
 def test_frozen_features_are_used_as_they_are(tmp_path):
