@@ -102,8 +102,8 @@ def train(
     phases : sequence of Phase
     checkpoint : Path
         Where the estimator is saved; beside it, in a .json, the minutes taken.
-    y : ndarray of shape (n_samples,) or None
-        For estimators that are fitted with one.
+    y : ndarray of shape (n_samples,) or None, default=None
+        Labels, for an estimator that asks for them.
     device : str
         Where to go on, whatever the device of earlier parts.
     seconds_between : float

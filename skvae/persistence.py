@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from sklearn.frozen import FrozenEstimator
+
 from skvae import estimators
 from skvae._core._file_format import Reader, Writer, read_file, write_file
 from skvae._version import __version__
@@ -129,6 +131,8 @@ class _Writer(Writer):
     def encode(self, value: Any, name: str) -> Any:
         if _is_ours(value):
             return {"estimator": self.describe(value, f"{name}.")}
+        if isinstance(value, FrozenEstimator) and _is_ours(value.estimator):
+            return {"frozen": self.describe(value.estimator, f"{name}.")}
         return super().encode(value, name)
 
     def describe(self, estimator: Any, prefix: str = "") -> dict[str, Any]:
@@ -155,6 +159,8 @@ class _Reader(Reader):
     def decode(self, value: Any) -> Any:
         if isinstance(value, dict) and list(value) == ["estimator"]:
             return self.restore(value["estimator"])
+        if isinstance(value, dict) and list(value) == ["frozen"]:
+            return FrozenEstimator(self.restore(value["frozen"]))
         return super().decode(value)
 
     def restore(self, document: Any) -> Any:

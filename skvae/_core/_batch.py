@@ -44,6 +44,8 @@ class Batch(NamedTuple):
     memo : dict or None
         Where a model may keep, for as long as the batch lives, what it has computed of it; None
         means that it may not.
+    hint : Tensor of shape (n_rows, n_classes) or None
+        Probabilities of classes, from elsewhere, that a classifier is to learn from; 0 for none.
     """
 
     x: Tensor
@@ -55,6 +57,7 @@ class Batch(NamedTuple):
     mixing: Tensor | None = None
     spread: Tensor | None = None
     memo: dict[str, Any] | None = None
+    hint: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with a function of each of its tensors, noise excepted, in their place."""
@@ -119,6 +122,7 @@ class StepInputs(NamedTuple):
         Given with `features`, where there is `mixing`.
     context : Tensor of shape (n_models, n_rows, n_context) or None
     spread : Tensor of shape (n_models, n_rows, n_columns) or None
+    hint : Tensor of shape (n_models, n_rows, n_classes) or None
     """
 
     x: Tensor
@@ -134,10 +138,11 @@ class StepInputs(NamedTuple):
     mixed: MixedNoise | None = None
     context: Tensor | None = None
     spread: Tensor | None = None
+    hint: Tensor | None = None
 
     def of_model(self, i: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch and noise of one of the models."""
-        names = ("x", "mask", "factors", "mixing", "context", "spread")
+        names = ("x", "mask", "factors", "mixing", "context", "spread", "hint")
         own = {name: t[i] for name in names if (t := getattr(self, name)) is not None}
         batch = Batch(**own, weight=-self.share[i, :, 0])
         return batch, {name: t[i] for name, t in self.noise.items()}

@@ -114,6 +114,7 @@ class Chunk:
                 None if self._mixed is None else MixedNoise(*(t[:, i] for t in self._mixed)),
                 part(self.rows.context, i),
                 part(self.rows.spread, i),
+                part(self.rows.hint, i),
             )
             for i in range(n_steps)
         ]

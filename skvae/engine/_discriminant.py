@@ -53,9 +53,11 @@ class _Classes(NamedTuple):
 def start_classifier_(rows: Rows, model: SemiSupervisedAutoencoder) -> None:
     """Start the classifier at linear discriminants, if it has a linear path.
 
-    Means of the classes and a covariance within all of them are found by expectation maximisation
-    (Dempster et al., 1977): rows of known class count for it, the others for each class by its
-    probability. Of two starts the more likely end is taken.
+    Means of the classes and a covariance within all of them are those of the rows of known class
+    and of the others as far as they are hinted to belong to it. Without hints they are found by
+    expectation maximisation (Dempster et al., 1977), from two starts, of which the more likely end
+    is taken. With them it would go where normal classes fit best: of digits, away from what
+    neighbours rightly say.
 
     References
     ----------
@@ -68,11 +70,13 @@ def start_classifier_(rows: Rows, model: SemiSupervisedAutoencoder) -> None:
     batch = rows.gather(_chosen(rows))
     assert batch.context is not None
     label = batch.context.double()
-    features = model.class_features(batch).double()
-    ends = [
-        _maximised(features, label, start)
-        for start in _starts(features, label, model.class_log_prior().double())
-    ]
+    features = model.row_features(batch).double()
+    log_prior = model.class_log_prior().double()
+    if batch.hint is not None:
+        best = _maximum(features, label + batch.hint.double(), log_prior)
+        model.classifier.start_linear_(*best.discriminants())
+        return
+    ends = [_maximised(features, label, start) for start in _starts(features, label, log_prior)]
     _, best = max(ends, key=lambda end: end[0])
     model.classifier.start_linear_(*best.discriminants())
 
@@ -110,26 +114,42 @@ def _maximised(features: Tensor, label: Tensor, classes: _Classes) -> tuple[floa
     classes : _Classes
     """
     known = label.sum(1, keepdim=True)
-    centre = features.mean(0)
-    deviation = features - centre
-    total = deviation.mT @ deviation / len(features)
-    share = label
+    total = _covariance(features)
     for _ in range(N_STEPS):
         share = label + (1.0 - known) * torch.softmax(classes.joint(features), dim=1)
-        means = _means(features, share, centre)
-        shift = means - centre
-        within = total - (share.mean(0) * shift.mT) @ shift
-        variance = _bounded(within.diagonal())
-        within = (1.0 - SHRINKAGE) * within
-        within.diagonal().copy_(variance)
-        # Rounding may have left a covariance without one of its directions.
-        within.diagonal().add_(LEAST_VARIANCE * SHRINKAGE * variance.mean())
-        classes = _Classes(means, within, classes.log_prior)
+        classes = _maximum(features, share, classes.log_prior, total)
     joint = classes.joint(features)
     likelihood = torch.where(
         known.squeeze(1) > 0, (label * joint).sum(1), torch.logsumexp(joint, dim=1)
     )
     return float(likelihood.sum()), classes
+
+
+def _covariance(features: Tensor) -> Tensor:
+    """That of all rows, (n_features, n_features)."""
+    deviation = features - features.mean(0)
+    return deviation.mT @ deviation / len(features)
+
+
+def _maximum(
+    features: Tensor, share: Tensor, log_prior: Tensor, total: Tensor | None = None
+) -> _Classes:
+    """The likeliest classes for shares (n_rows, n_classes) of rows in them, a little shrunk.
+
+    `total` is the covariance of all rows, where it is known already.
+    """
+    if total is None:
+        total = _covariance(features)
+    centre = features.mean(0)
+    means = _means(features, share, centre)
+    shift = means - centre
+    within = total - (share.mean(0) * shift.mT) @ shift
+    variance = _bounded(within.diagonal())
+    within = (1.0 - SHRINKAGE) * within
+    within.diagonal().copy_(variance)
+    # Rounding may have left a covariance without one of its directions.
+    within.diagonal().add_(LEAST_VARIANCE * SHRINKAGE * variance.mean())
+    return _Classes(means, within, log_prior)
 
 
 def _means(features: Tensor, share: Tensor, centre: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class Rows:
     spread : ndarray of shape (n, n_columns) or None, default=None
         Standard deviations of the entries of X, if these are means. The units of the model are then
         linear in those of X.
+    hint : ndarray of shape (n, n_classes) or None, default=None
+        What a classifier is told of the class of each row that is not known.
     often : ndarray of bool of shape (n,) or None, default=None
         Rows that every batch is to hold some of, being few. They then count for less each time, so
         that over a pass all rows count the same.
@@ -60,6 +62,7 @@ class Rows:
         placeholder: float | Tensor | None = None,
         context: np.ndarray | None = None,
         spread: np.ndarray | None = None,
+        hint: np.ndarray | None = None,
         often: np.ndarray | None = None,
         index: np.ndarray | None = None,
         dtype: torch.dtype,
@@ -69,6 +72,7 @@ class Rows:
         self._placeholder = placeholder
         self._context = context
         self._spread = spread
+        self._hint = hint
         self._often = often
         self._known: dict[str, Tensor] = {}
         self._resident = _resident(X, device)
@@ -138,18 +142,22 @@ class Rows:
         context = spread = None
         if self._context is not None:
             context = torch.from_numpy(self._context[rows]).to(self._device, self._dtype)
+        hint = None
+        if self._hint is not None:
+            hint = torch.from_numpy(self._hint[rows]).to(self._device, self._dtype)
         if self._spread is not None:
             beyond = x.double() + torch.from_numpy(self._spread[rows]).to(self._device)
             spread = (self._standardize(beyond) - self._standardize(x.double())).to(self._dtype)
         if self._placeholder is None:
-            return Batch(own, context=context, spread=spread)
+            return Batch(own, context=context, spread=spread, hint=hint)
         # What is not a number is not equal to itself.
         mask = torch.eq(x, x, out=torch.empty_like(own))
         if isinstance(self._placeholder, Tensor):
             own = torch.where(mask > 0, own, self._placeholder.to(own))
         else:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
-        return Batch(own, mask, context, spread=spread, **self._known_of(positions))
+        known = self._known_of(positions)
+        return Batch(own, mask, context, spread=spread, hint=hint, **known)
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""

@@ -174,7 +174,7 @@ class Trainer(TrainingLoop):
 
     def validate(self, rows: Rows) -> Tensor:
         """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
-        return bounds_of_rows(self.model, self.bound, rows, self.streams)
+        return bounds_of_rows(self.model, self.bound, rows, self.streams, judged=True)
 
     def _know_rows(self) -> None:
         for rows in (self._rows, self._validation):
@@ -185,7 +185,9 @@ class Trainer(TrainingLoop):
         if self._validation is None:
             return None
         rows = self._validation
-        bounds = [bounds_of_rows(m, self.bound, rows, self.streams) for m in self.models]
+        bounds = [
+            bounds_of_rows(m, self.bound, rows, self.streams, judged=True) for m in self.models
+        ]
         self._choose_leader([float(b.mean()) for b in bounds])
         return bounds[self.leader]
 
@@ -214,9 +216,13 @@ class Trainer(TrainingLoop):
 
 @torch.no_grad()
 def bounds_of_rows(
-    model: LatentVariableModel, bound: Bound, rows: Rows, streams: Streams
+    model: LatentVariableModel, bound: Bound, rows: Rows, streams: Streams, *, judged: bool = False
 ) -> Tensor:
-    """Bounds (n_rows,) of rows that are not trained on, in nats, with noise of their own stream."""
+    """Bounds (n_rows,) of rows that are not trained on, in nats, with noise of their own stream.
+
+    Or what training is judged by on these rows.
+    """
+    function = bound.judge if judged else bound
     n_draws = evaluation_draws(bound, len(rows))
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
@@ -233,7 +239,7 @@ def bounds_of_rows(
                 dtype=first.dtype,
                 device=first.device,
             )
-            parts.append(bound(model, batch, noise).double())
+            parts.append(function(model, batch, noise).double())
     finally:
         model.train(was_training)
     return torch.cat(parts)

@@ -75,8 +75,9 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 class Setup(NamedTuple):
     """What training starts from.
 
-    `others` are restarts of `model`, with other weights; `context`, `spread` and `often` are what
-    is known of the training rows beside themselves (see `Rows`), where the model asks for it.
+    `others` are restarts of `model`, with other weights; `context`, `spread`, `hint` and `often`
+    are what is known of the training rows beside themselves (see `Rows`), where the model asks for
+    it.
     """
 
     components: dict[str, Component]
@@ -89,6 +90,7 @@ class Setup(NamedTuple):
     others: tuple[LatentVariableModel, ...] = ()
     context: np.ndarray | None = None
     spread: np.ndarray | None = None
+    hint: np.ndarray | None = None
     often: np.ndarray | None = None
 
 
@@ -394,8 +396,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             training_index, validation_index = self._hold_out(
                 setup, groups, streams.generator("validation")
             )
-        training = _rows_for(setup, rows, training_index)
-        validation = None if validation_index is None else _rows_for(setup, rows, validation_index)
+        training = rows_for(setup, rows, training_index)
+        validation = None if validation_index is None else rows_for(setup, rows, validation_index)
         others = () if partial else setup.others
         if setup.n_epochs == 0:
             some = training.evenly_spaced(START_ROWS)
@@ -451,7 +453,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         setup = setup._replace(model=trainer.model)
         if result.kept_start:
             # Nothing was gained by training, and the start needs no held-out rows.
-            self._start(setup, _rows_for(setup, rows))
+            self._start(setup, rows_for(setup, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         fitted |= _scales_found(trainer, result)
         return result, state, fitted | {"n_iter_": trainer.n_epochs}
@@ -499,7 +501,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         places = []
         for model in wholes:
             own = setup._replace(model=model)
-            place, guess = self._start(own, _rows_for(own, rows))
+            place, guess = self._start(own, rows_for(own, rows))
             places.append(place)
         device, n_latent = next(setup.model.parameters()).device, setup.model.latent_shape[0]
         complements = [np.flatnonzero(folds != fold) for fold in range(N_FOLDS)]
@@ -516,11 +518,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 model = self._build_model(setup.components, n_latent, summary, generator)
                 own = setup._replace(model=model.to(device))
                 models.append(own.model)
-                place, _ = self._start(own, _rows_for(own, rows, members), guess)
+                place, _ = self._start(own, rows_for(own, rows, members), guess)
                 places.append(place)
         plan = self._plan(len(rows), partial=False, start_is_rival=True)
         bound = self._bound(setup, plan.n_steps(len(rows)))
-        data = [_rows_for(setup._replace(model=model), rows) for model in models]
+        data = [rows_for(setup._replace(model=model), rows) for model in models]
         program = CrossFit(
             models,
             list(zip(*places, strict=True)),
@@ -543,7 +545,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         progress.training_ends(result.status)
         setup = setup._replace(model=program.model)
         if result.kept_start:
-            self._start(setup, _rows_for(setup, rows))
+            self._start(setup, rows_for(setup, rows))
         fitted = self._fitted_attributes(setup, own_storage(setup.model), rows)
         fitted |= _scales_found(program, result)
         return result, None, fitted | {"n_iter_": program.n_epochs}
@@ -779,7 +781,7 @@ def _restart_generator(seed: int, restart: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seeds[restart]))
 
 
-def _rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -> Rows:
+def rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -> Rows:
     """Rows (those of `index`, or all) as the model of `setup` trains on them."""
     model = setup.model
     first = next(model.parameters())
@@ -790,6 +792,7 @@ def _rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) -
         placeholder=head.placeholder if setup.has_missing else None,
         context=setup.context,
         spread=setup.spread,
+        hint=setup.hint,
         often=setup.often,
         index=index,
         dtype=first.dtype,
@@ -824,7 +827,7 @@ def _diagnose(
     index = None
     if n_rows > MAX_DIAGNOSTIC_ROWS:
         index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
-    source = _rows_for(setup._replace(model=model), rows, index)
+    source = rows_for(setup._replace(model=model), rows, index)
     n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
     totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "variance": 0.0, "noise": None}

@@ -42,6 +42,13 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     else:
         is_known = np.ones(len(labels), dtype=bool)
     known = labels[is_known]
+    if known.dtype.kind in "OU":
+        texts = {value for value in known.tolist() if isinstance(value, str)}
+        if "-1" in texts and texts != {"-1", "1"}:
+            raise ValueError(
+                "y holds the text '-1', which NumPy makes of -1 beside strings; it would be one "
+                "class more. Use an array of dtype object with -1 or None in it."
+            )
     if known.dtype.kind == "f" and not np.isfinite(known).all():
         raise ValueError(
             "Input y contains infinity or a value too large for a label. Use -1 for a label "
@@ -54,7 +61,12 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_label(value: Any) -> bool:
     """Whether a value is a label, and not a mark of one that is not known."""
-    if value is None or value != value:
+    if value is None:
+        return False
+    try:
+        if value != value:  # NaN
+            return False
+    except TypeError:  # pandas.NA, of which nothing is true or false
         return False
     return not (isinstance(value, Real) and value == -1)
 

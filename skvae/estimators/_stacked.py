@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -16,9 +17,10 @@ from skvae._core._normal import standard_normal_log_prob
 from skvae._core._random import MAX_SEED
 from skvae.estimators._rows import KnownRows
 from skvae.estimators._transaction import infers
+from skvae.estimators._variational_autoencoder import VariationalAutoencoder
 from skvae.inference import importance_log_likelihood, weighted_draws
 from skvae.likelihoods._base import Columns
-from skvae.models import LatentVariableModel
+from skvae.models import Autoencoder, LatentVariableModel
 
 if TYPE_CHECKING:
     from skvae.estimators._conditional_base import ConditionalEstimator as Host
@@ -37,11 +39,7 @@ class StackedOnFeatures(Host):
         if self.features is None:
             return super()._read_rows(X, reset=reset)
         if reset:
-            features = clone(self.features)
-            if features.random_state is None:
-                seed = check_random_state(self.random_state).randint(MAX_SEED)
-                features.set_params(random_state=int(seed))
-            features.fit(X)
+            features = self._fitted_features(X)
             active = np.flatnonzero(features.active_components_)
             n_all = features.n_components_
             self.features_ = features
@@ -52,6 +50,23 @@ class StackedOnFeatures(Host):
                 self.feature_names_in_ = features.feature_names_in_
         mean, _ = self.features_.posterior_moments(X)
         return mean[:, self.feature_components_]
+
+    def _fitted_features(self, X: Any) -> Any:
+        """The model of X, fitted to it, unless it is frozen."""
+        if isinstance(self.features, FrozenEstimator):
+            frozen = self.features.estimator
+            if not isinstance(frozen, VariationalAutoencoder):
+                raise ValueError(
+                    "features=FrozenEstimator(...) needs a VariationalAutoencoder in it; got a "
+                    f"{type(frozen).__name__}."
+                )
+            check_is_fitted(frozen)
+            return frozen
+        features = clone(self.features)
+        if features.random_state is None:
+            seed = check_random_state(self.random_state).randint(MAX_SEED)
+            features.set_params(random_state=int(seed))
+        return features.fit(X)
 
     def _n_columns_of(self, fitted: dict[str, Any]) -> int:
         if self.features is None:
@@ -69,6 +84,15 @@ class StackedOnFeatures(Host):
             return {}
         _, spread = self.features_.posterior_moments(X)
         return {"spread": spread[:, self.feature_components_]}
+
+    def _read_by_features(self, X: Any) -> np.ndarray:
+        """What the model of X reads of rows, 0 for what is missing."""
+
+        def read(model: LatentVariableModel, batch: Batch) -> Tensor:
+            assert isinstance(model, Autoencoder)
+            return model.row_features(batch)
+
+        return self.features_._by_rows(self.features_._known_rows(X), 1, read)
 
     def _attributes_of_features(self, fitted: dict[str, Any]) -> dict[str, Any]:
         """Fitted attributes that are those of X rather than of its features."""

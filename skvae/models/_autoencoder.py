@@ -113,6 +113,14 @@ class Autoencoder(LatentVariableModel):
         """What of the rows themselves the encoder reads, 0 where something is missing."""
         return self.observation_head.features(batch.x, mask)
 
+    def row_features(self, batch: Batch) -> Tensor:
+        """What heads read of rows, (n_rows, n_features), 0 for what is missing."""
+        features = self.observation_head.features(batch.x, batch.mask)
+        if batch.mask is None:
+            return features
+        # Something stands for what is missing, which need not be what is expected of a feature.
+        return features * self.missing.of_features(batch.mask)
+
     def residuals(self, batch: Batch) -> Tensor | None:
         """What the factors of a linear model are to explain; None if there is no such model."""
         return self.observation_head.residuals(batch.x)

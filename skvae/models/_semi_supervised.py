@@ -79,20 +79,12 @@ class SemiSupervisedAutoencoder(ConditionalAutoencoder):
         """log p(y), (n_classes,), in nats."""
         return torch.log_softmax(self.class_logits, dim=0)
 
-    def class_features(self, batch: Batch) -> Tensor:
-        """What the classifier reads of rows, (n_rows, n_features)."""
-        features = self.observation_head.features(batch.x, batch.mask)
-        if batch.mask is None:
-            return features
-        # Something stands for what is missing, which need not be what is expected of a feature.
-        return features * self.missing.of_features(batch.mask)
-
     def class_log_prob(self, batch: Batch) -> Tensor:
         """log q(y | x), (n_rows, n_classes), in nats."""
         noise = None
         if batch.noise is not None and self.training:
             noise = {n: batch.noise[f"classifier.{n}"] for n in self.classifier.noise_widths}
-        logits = self.classifier(self.class_features(batch), noise or None)
+        logits = self.classifier(self.row_features(batch), noise or None)
         return torch.log_softmax(logits, dim=-1)
 
     def complete(self, batch: Batch) -> Batch:

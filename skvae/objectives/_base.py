@@ -73,6 +73,15 @@ class Bound(ABC):
             value applies.
         """
 
+    def judge(
+        self, model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
+    ) -> Tensor:
+        """What training is judged by on held-out rows, (n_rows,), in nats: all that it maximises.
+
+        The bound, unless more than it comes to the gradient.
+        """
+        return self(model, batch, noise)
+
     def is_hand_derived(self, model: LatentVariableModel) -> bool:
         """Whether ``gradient_step`` does without automatic differentiation for such models."""
         return False

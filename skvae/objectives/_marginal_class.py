@@ -11,6 +11,10 @@ from skvae._core._batch import Batch, Clock
 from skvae.models import LatentVariableModel, SemiSupervisedAutoencoder
 from skvae.objectives._base import Bound
 
+# Steps after which hints count half. A model that has hardly been trained knows less than they do,
+# and one that has been trained for long more, if there is more to know.
+HALVED_AFTER = 1000.0
+
 
 class MarginalClass(Bound):
     """Bound on log p(x, y) of rows whose class is known, and on log p(x) of the others.
@@ -18,13 +22,16 @@ class MarginalClass(Bound):
     With L(x, y) the inner bound plus log p(y), it is L(x, y) where y is known, and the expectation
     of L(x, y) - log q(y | x) over q(y | x) where not, summed over all classes: equations 6 and 7 of
     Kingma et al. (2014). What a classifier is to learn from known classes comes to the gradient
-    alone: a multiple of log q(y | x) (their equation 9).
+    alone: a multiple of log q(y | x) (their equation 9). So does what it is to learn from hints.
 
     Parameters
     ----------
     inner : Bound
     weight : float
         Of log q(y | x) of each row whose class is known.
+    hint_weight : float, default=0.0
+        Of the expectation of log q(y | x) over the hint of each row, at first; it fades as the
+        inverse of the number of steps.
     all_known : bool, default=False
         Whether there are no other rows, so that no class has to be summed over.
 
@@ -34,9 +41,12 @@ class MarginalClass(Bound):
     deep generative models. NeurIPS.
     """
 
-    def __init__(self, inner: Bound, weight: float, *, all_known: bool = False) -> None:
+    def __init__(
+        self, inner: Bound, weight: float, *, hint_weight: float = 0.0, all_known: bool = False
+    ) -> None:
         self.inner = inner
         self.weight = weight
+        self.hint_weight = hint_weight
         self.all_known = all_known
         self.n_draws = inner.n_draws
         self.n_warmup_steps = inner.n_warmup_steps
@@ -50,22 +60,46 @@ class MarginalClass(Bound):
         noise: Mapping[str, Tensor],
         clock: Clock | None = None,
     ) -> Tensor:
+        bound, log_q = self._bound_and_classifier(model, batch, noise, clock)
+        if clock is None:
+            return bound
+        told = self._told(batch, log_q, 1.0 / (1.0 + clock.step / HALVED_AFTER))
+        return bound + (told - told.detach())
+
+    def judge(
+        self, model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]
+    ) -> Tensor:
+        # By the bound alone a classifier that has learned much would be worth no more than before.
+        bound, log_q = self._bound_and_classifier(model, batch, noise, None)
+        return bound + self._told(batch, log_q, 1.0)
+
+    def _bound_and_classifier(
+        self,
+        model: LatentVariableModel,
+        batch: Batch,
+        noise: Mapping[str, Tensor],
+        clock: Clock | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The bound (n_rows,), and log q(y | x), (n_rows, n_classes)."""
         assert isinstance(model, SemiSupervisedAutoencoder) and batch.context is not None
         label = batch.context
         batch = model.observe(batch, noise)
         log_prior, log_q = model.class_log_prior(), model.class_log_prob(batch)
         if self.all_known:
-            bound = self.inner(model, batch, noise, clock) + label @ log_prior
-        else:
-            known = label.sum(1)
-            joint = self.by_class(model, batch, noise, clock) + log_prior
-            with_label = (label * joint).sum(1)
-            without = (log_q.exp() * (joint - log_q)).sum(1)
-            bound = torch.where(known > 0, with_label, without)
-        if clock is None:
-            return bound
-        told = self.weight * (label * log_q).sum(1)
-        return bound + (told - told.detach())
+            return self.inner(model, batch, noise, clock) + label @ log_prior, log_q
+        known = label.sum(1)
+        joint = self.by_class(model, batch, noise, clock) + log_prior
+        with_label = (label * joint).sum(1)
+        without = (log_q.exp() * (joint - log_q)).sum(1)
+        return torch.where(known > 0, with_label, without), log_q
+
+    def _told(self, batch: Batch, log_q: Tensor, share: Tensor | float) -> Tensor:
+        """What the classifier is told of each row: its class, or a share of the hint of it."""
+        assert batch.context is not None
+        told = self.weight * (batch.context * log_q).sum(1)
+        if batch.hint is not None:
+            told = told + share * self.hint_weight * (batch.hint * log_q).sum(1)
+        return told
 
     def by_class(
         self,

@@ -83,6 +83,25 @@ def test_labels_come_to_the_gradient_and_not_to_the_value():
         assert ("classifier" in name) == bool(expected.abs().max() > 0) or "bias" in name
 
 
+def test_hints_teach_the_classifier_alone():
+    gradients = []
+    for hint_weight in (0.0, 0.5):
+        model, bound, batch, noise = setting(SGVB())
+        bound.hint_weight = hint_weight
+        hint = torch.softmax(torch.arange(18.0, dtype=torch.float64).view(6, 3).sin(), dim=1)
+        batch = batch._replace(hint=hint * (1.0 - batch.context.sum(1, keepdim=True)))
+        clock = Clock.start(torch.device("cpu"))
+        torch.testing.assert_close(bound(model, batch, noise, clock), bound(model, batch, noise))
+        bound(model, batch, noise, clock).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    model, _, batch, _ = setting(SGVB())
+    told = 0.5 * (hint * torch.from_numpy(LABELS < 0)[:, None] * model.class_log_prob(batch)).sum()
+    for name, p in model.named_parameters():
+        own = torch.autograd.grad(told, p, retain_graph=True, allow_unused=True)[0]
+        expected = torch.zeros_like(p) if own is None else own
+        torch.testing.assert_close(gradients[1][name] - gradients[0][name], expected)
+
+
 def test_where_all_classes_are_known_none_is_summed_over():
     model, bound, batch, noise = setting(SGVB())
     label = torch.eye(N_CLASSES, dtype=torch.float64).repeat(2, 1)
@@ -104,6 +123,7 @@ def test_step_runs_without_values(missing, spreads):
     rate = LearningRate(1e-3, 10, 10, torch.device("meta"))
     step = TrainingStep([model], bound, Adam(), rate)
     like = Batch(torch.empty(1, 4), context=torch.empty(1, N_CLASSES))
+    like = like._replace(hint=like.context)
     if missing:
         like = like._replace(mask=like.x, factors=torch.empty(1, 2))
     if spreads:
