@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import (
     MissingValues,
     StrOptions,
 )
+from sklearn.utils.validation import _check_feature_names
 
 try:  # scikit-learn >= 1.9; the interface is experimental upstream
     from sklearn.callback import CallbackSupportMixin
@@ -33,5 +34,6 @@ __all__ = [
     "Interval",
     "MissingValues",
     "StrOptions",
+    "_check_feature_names",
     "_fit_context",
 ]

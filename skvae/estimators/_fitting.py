@@ -100,6 +100,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     # Names of the components whose change makes `warm_start` impossible.
     _architecture = ("likelihood_", "prior_", "posterior_", "encoder_", "decoder_")
 
+    # Factors that a linear start has even where they are not identified.
+    _fewest_factors = 0
+
     # Rows of which something is observed that a first fit needs.
     _fewest_rows = 2
 
@@ -578,7 +581,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         head, rows = setup.model.observation_head, rows.drawn(setup.seed)
         n_directions = head.n_location_outputs - head.n_noise_directions
         # More factors than this are not identified, or fit the rows exactly.
-        n_identified = max(min(n_directions, (len(rows) - 1) // 2), 0)
+        n_identified = max(min(n_directions, (len(rows) - 1) // 2), self._fewest_factors)
         n_factors = min(setup.model.n_linear, n_identified)
         self._explain_by_context(setup.model, rows)
         model = setup.model

@@ -209,6 +209,9 @@ posterior component, default="diagonal"
     (2, 3)
     """
 
+    # Of one column the clusters are all that latent variables have to tell.
+    _fewest_factors = 1
+
     # The number of parts of the prior is told by its own name.
     _architecture = ("likelihood_", "posterior_", "encoder_", "decoder_")
 

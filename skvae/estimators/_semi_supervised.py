@@ -370,6 +370,9 @@ component
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability q(y | x) of each class, by the classifier.
 
+        Of a row with missing entries it is that of the generative model given the others, which is
+        what ``predict_joint_log_proba`` says.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -390,7 +393,14 @@ component
 
         def probability(model: LatentVariableModel, batch: Batch) -> Tensor:
             assert isinstance(model, SemiSupervisedAutoencoder)
-            return model.class_log_prob(batch).exp()
+            by_classifier = model.class_log_prob(batch).exp()
+            if batch.mask is None:
+                return by_classifier
+            # What is missing the generative model knows how to leave out, exactly.
+            holes = (batch.mask == 0).any(1)
+            some = batch.map(lambda t: t[holes])
+            by_classifier[holes] = self._context_probabilities(model, some).to(by_classifier)
+            return by_classifier
 
         return self._by_rows(self._known_rows(X), 1, probability)
 
@@ -450,14 +460,14 @@ component
         return np.stack(columns, axis=1) + np.log(self.context_probability_)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Share of rows whose class is predicted right.
+        """Share of rows with a label whose class is predicted right.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; rows without one (-1, NaN or None) do not count.
         sample_weight : array-like of shape (n_samples,), default=None
             What each row counts for.
 
@@ -471,9 +481,15 @@ component
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
+            If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``; if no
+            row has a label.
         """
-        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
+        predicted = self.predict(X)
+        labels, is_known = read_labels(y)
+        if not is_known.any():
+            raise ValueError("score needs rows with a label; all of y is -1, NaN or None.")
+        weight = None if sample_weight is None else np.asarray(sample_weight)[is_known]
+        return float(accuracy_score(labels[is_known], predicted[is_known], sample_weight=weight))
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -600,6 +616,9 @@ component
         return self._lower_bounds(X, None)
 
     # What is missing of X is not among its features: their model fills it in.
+    log_likelihood = available_if(_models_rows)(ConditionalEstimator.log_likelihood)
+    bracket_log_likelihood = available_if(_models_rows)(ConditionalEstimator.bracket_log_likelihood)
+    amortization_gap = available_if(_models_rows)(ConditionalEstimator.amortization_gap)
     impute = available_if(_models_rows)(ConditionalEstimator.impute)
     sample_imputations = available_if(_models_rows)(ConditionalEstimator.sample_imputations)
 

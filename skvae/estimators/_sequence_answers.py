@@ -417,26 +417,30 @@ class AnswersOnSequences(LatentVariableEstimator):
         """
         sequences = self._known(X, lengths)
         n_draws = self._n_draws()
-        generator = Streams(self._seed).generator("refinement")
         noise: dict[str, Tensor] = {}
-        on_device: list[torch.Generator] = []
 
         def expected(model: LatentVariableModel, batch: Batch) -> Tensor:
             if not noise:
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
-                on_device.append(generator_on(batch.x.device, generator))
             seen, head = model.observe(batch, noise), model.observation_head
+            generator = Streams(self._seed).generator("refinement")
+            on_device = generator_on(batch.x.device, generator)
             # The most probable category of draws is not their mean: it is that of their
             # distributions, which know nothing of later steps but by the draws before.
             if model.reads_mask or head.n_expectation != head.n_columns:
-                by_head = expected_steps(model, seen, noise, on_device[0], _expectation)
+                by_head = expected_steps(model, seen, noise, on_device, _expectation)
                 return head.from_expectation(by_head)
             return expected_steps(
-                model, seen, noise, on_device[0], lambda draws: head.unstandardize(draws.x)
+                model, seen, noise, on_device, lambda draws: head.unstandardize(draws.x)
             )
 
-        out = self._by_rows(KnownRows(sequences.rows), n_draws, expected)
-        filled = self._filled(X, sequences.rows, out)
+        rows = sequences.rows
+        out = np.array(rows, dtype=np.promote_types(rows.dtype, np.float32))
+        # One sequence at a time, each with the same draws: what is said of it must not depend on
+        # the others.
+        for i in np.flatnonzero(np.isnan(out).any(axis=1)):
+            out[i] = self._by_rows(KnownRows(rows[i : i + 1]), n_draws, expected)[0]
+        filled = self._filled(X, rows, out)
         if sequences.form == "rows":
             return filled
         return sequences.as_given(filled.reshape(len(filled), -1, self.n_columns_))

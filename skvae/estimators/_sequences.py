@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from sklearn.utils import check_array
 
+from skvae._core._sklearn import _check_feature_names
 from skvae.estimators._rows import KEPT_DTYPES, read_rows
 
 Form = Literal["rows", "array", "list", "stacked"]
@@ -72,6 +73,8 @@ def read_sequences(estimator: Any, X: Any, *, reset: bool) -> Sequences:
     """
     if isinstance(X, Stacked):
         return _read_stacked(estimator, X, reset=reset)
+    if _is_list(X) and not len(X):
+        raise ValueError(f"X is an empty list. Pass {FORMS}.")
     n_axes = _n_axes(X)
     if n_axes == 3 and not _is_list(X):
         steps = _check(X, "X", allow_nd=True)
@@ -112,7 +115,16 @@ def _read_list(estimator: Any, X: Sequence[Any], *, reset: bool) -> Sequences:
                 f"(shapes {parts[-1].shape} and {parts[0].shape}). All sequences need the same "
                 "columns."
             )
+    names = [[str(name) for name in getattr(one, "columns", ())] for one in X]
+    for i, own in enumerate(names):
+        if own != names[0]:
+            raise ValueError(
+                f"X[{i}] has the columns {own}, but X[0] has {names[0]}. All sequences need the "
+                "same columns in the same order."
+            )
     _check_columns(estimator, parts[0].shape[1], reset=reset)
+    # Names are kept, and compared with those of fit, as of any table.
+    _check_feature_names(estimator, X[0], reset=reset)
     return _padded(parts, "list")
 
 

@@ -223,3 +223,10 @@ def test_another_mixture_cannot_be_trained_further(changed):
     model.set_params(**changed)
     with pytest.raises(ValueError, match=f"since {next(iter(changed))} changed"):
         model.fit(X)
+
+
+def test_one_column_has_clusters():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(-100, 1, (100, 1)), rng.normal(100, 1, (100, 1))])
+    model = clusters(2, n_components=1, max_iter=30).fit(X)
+    assert adjusted_rand_score(np.repeat([0, 1], 100), model.labels_) == 1.0

@@ -4,6 +4,7 @@ import inspect
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -404,3 +405,26 @@ def test_what_has_no_meaning_for_sequences_is_not_there(name):
 def test_bad_parameters(parameters):
     with pytest.raises(ValueError, match=f"The '{next(iter(parameters))}' parameter"):
         small(**parameters).fit(walks())
+
+
+def test_what_is_filled_in_does_not_depend_on_other_sequences():
+    X = np.cumsum(np.random.default_rng(0).normal(size=(20, 6, 2)), axis=1)
+    model = small().fit(X)
+    X[:, 3] = X[5, 4, 0] = np.nan
+    together = model.impute(X)
+    np.testing.assert_allclose(model.impute(X[::-1])[::-1], together, rtol=1e-10)
+    np.testing.assert_allclose(model.impute(X[4:6]), together[4:6], rtol=1e-10)
+    np.testing.assert_array_equal(together[~np.isnan(X)], X[~np.isnan(X)])
+
+
+def test_names_of_columns_in_lists_are_those_of_fit():
+    X = np.random.default_rng(0).normal(size=(20, 6, 2))
+    tables = [pd.DataFrame(x, columns=["p", "q"]) for x in X]
+    model = small().fit(tables)
+    assert list(model.likelihoods_) == ["p", "q"]
+    with pytest.raises(ValueError, match="same order"):
+        model.score([table[["q", "p"]] for table in tables])
+    with pytest.raises(ValueError, match=r"X\[1\] has the columns \['q', 'p'\]"):
+        model.score([tables[0], tables[1][["q", "p"]]])
+    with pytest.raises(ValueError, match="X is an empty list"):
+        model.score([])

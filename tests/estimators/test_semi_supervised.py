@@ -339,3 +339,32 @@ def test_other_ingredients_take_classes():
         {"hidden_layer_sizes": (4, 4), "alpha": 1.0},
     ):
         assert np.isfinite(classifier(**parameters).fit(X, few).score_samples(X)).all()
+
+
+def test_rows_with_missing_entries_are_classified_by_what_is_left():
+    X, y = two_classes()
+    model = classifier(hidden_layer_sizes=()).fit(X, few_labels(y, 20))
+    nothing = np.full((1, 3), np.nan)
+    np.testing.assert_allclose(model.predict_proba(nothing)[0], model.class_prior_, atol=1e-6)
+    holes = X.copy()
+    holes[::2, 0] = np.nan
+    joint = model.predict_joint_log_proba(holes)
+    expected = softmax(joint, axis=1)
+    np.testing.assert_allclose(model.predict_proba(holes)[::2], expected[::2], atol=0.02)
+    np.testing.assert_array_equal(model.predict_proba(holes)[1::2], model.predict_proba(X)[1::2])
+
+
+def test_score_counts_rows_with_a_label():
+    X, y = two_classes(100)
+    few = few_labels(y, 10)
+    model = classifier().fit(X, few)
+    assert model.score(X, few) == model.score(X[few >= 0], y[few >= 0])
+    with pytest.raises(ValueError, match="score needs rows with a label"):
+        model.score(X, np.full(100, -1))
+
+
+def test_stack_has_no_methods_about_entries_of_rows():
+    X, y = load_iris(return_X_y=True)
+    model = classifier(features=features_model()).fit(X, few_labels(y, 5))
+    for name in ("impute", "sample_imputations", "log_likelihood", "bracket_log_likelihood"):
+        assert not hasattr(model, name)
