@@ -63,8 +63,7 @@ for name, model in contestants.items():
             # reaches some rows by the graph of LabelSpreading.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
-            model.fit(X[rows], few[rows])
-        predicted = model.predict(X[few == -1])
+            predicted = model.fit(X[rows], few[rows]).predict(X[few == -1])
         accuracy.append(np.mean(predicted == y[few == -1]))
     print(f"{name:38s} {np.mean(accuracy):.3f} (from {min(accuracy):.3f} to {max(accuracy):.3f})")
 

@@ -96,10 +96,10 @@ posterior component, default="diagonal"
         Family that approximates the distribution of the latent variables given a row.
     objective : {"sgvb", "iwae"} or objective component, default="sgvb"
         Bound that training maximises for each class.
-    classification_weight : float, default=0.1
+    classification_weight : float, default=1.0
         Weight of what the classifier learns from labels directly, by their log-probability, as a
         share of the number of all rows, spread over those with a label (alpha / N in Kingma et al.,
-        2014). With 0 it learns from the bound alone.
+        2014, who set it to 0.1). With 0 it learns from the bound alone.
     propagation_weight : float, default=1.0
         Weight of what the classifier learns from classes that a graph of nearest neighbours passes
         on from rows with a label to others (Zhou et al., 2004), in nats per row; it fades as
@@ -259,7 +259,7 @@ component
         prior="normal",
         posterior="diagonal",
         objective="sgvb",
-        classification_weight=0.1,
+        classification_weight=1.0,
         propagation_weight=1.0,
         priors=None,
         init="linear",
