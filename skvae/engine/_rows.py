@@ -139,25 +139,24 @@ class Rows:
         else:
             x = torch.from_numpy(np.take(self._X, rows, axis=0)).to(self._device)
         own = self._standardize(x).to(self._dtype)
-        context = spread = None
-        if self._context is not None:
-            context = torch.from_numpy(self._context[rows]).to(self._device, self._dtype)
-        hint = None
-        if self._hint is not None:
-            hint = torch.from_numpy(self._hint[rows]).to(self._device, self._dtype)
+        beside = {
+            name: torch.from_numpy(a[rows]).to(self._device, self._dtype)
+            for name, a in (("context", self._context), ("hint", self._hint))
+            if a is not None
+        }
         if self._spread is not None:
             beyond = x.double() + torch.from_numpy(self._spread[rows]).to(self._device)
-            spread = (self._standardize(beyond) - self._standardize(x.double())).to(self._dtype)
+            spread = self._standardize(beyond) - self._standardize(x.double())
+            beside["spread"] = spread.to(self._dtype)
         if self._placeholder is None:
-            return Batch(own, context=context, spread=spread, hint=hint)
+            return Batch(own, **beside)
         # What is not a number is not equal to itself.
         mask = torch.eq(x, x, out=torch.empty_like(own))
         if isinstance(self._placeholder, Tensor):
             own = torch.where(mask > 0, own, self._placeholder.to(own))
         else:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
-        known = self._known_of(positions)
-        return Batch(own, mask, context, spread=spread, hint=hint, **known)
+        return Batch(own, mask, **beside, **self._known_of(positions))
 
     def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""

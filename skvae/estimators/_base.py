@@ -85,6 +85,10 @@ class LatentVariableEstimator(
         ValueError
             If X is not acceptable, as for ``fit``, or its columns are not those of ``fit``.
         """
+        return self._embed(X)
+
+    def _embed(self, X: Any) -> np.ndarray:
+        """What ``transform`` returns before ``set_output`` has its way with it."""
         rows = self._known_rows(X)
         if self.refine_steps:
             refine = self._refiner(self.refine_steps)

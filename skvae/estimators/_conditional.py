@@ -12,7 +12,6 @@ from skvae._core._component import resolve
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.estimators._conditional_base import ConditionalEstimator
 from skvae.estimators._context import (
-    Given,
     check_same_length,
     coding_of,
     encode,
@@ -361,7 +360,7 @@ posterior component, default="diagonal"
         """
         if y is None:
             raise ValueError("transform_given needs y; got None. Use transform if it is not known.")
-        return self._posterior_means(Given(X, y))
+        return self._embed_given(X, y)
 
     def inverse_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """Mean of p(x | z, y) for given latent variables.

@@ -15,7 +15,7 @@ from torch import Tensor
 from skvae._core._batch import Batch
 from skvae._core._summary import ColumnSummary
 from skvae.engine import Rows, regress_on_context
-from skvae.estimators._base import LatentVariableEstimator, log_mean_exp, mean_of_models
+from skvae.estimators._base import log_mean_exp, mean_of_models
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._context import Given
 from skvae.estimators._given import AnswersGivenY
@@ -27,7 +27,6 @@ from skvae.models import (
     Autoencoder,
     ConditionalAutoencoder,
     LatentVariableModel,
-    build_autoencoder,
 )
 
 # Draws of z by which each context is weighed, at least.
@@ -73,17 +72,14 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
         kind = functools.partial(
             self._kind(components, generator), n_context=n_context, dtype=torch.float32, **wiring
         )
-        names = ("likelihood", "prior", "posterior", "encoder", "decoder")
-        return build_autoencoder(
-            n_latent=n_components,
-            self_masking=self.missingness is not None,
+        return super()._build_model(
+            components,
+            n_components,
+            summary,
+            generator,
             n_encoder_context=n_context,
             n_decoder_context=n_context if wiring["in_decoder"] else 0,
-            summary=summary,
-            dtype=torch.float32,
-            generator=generator,
             kind=kind,
-            **{name: components[f"{name}_"] for name in names},
         )
 
     def _explain_by_context(self, model: Autoencoder, rows: Rows) -> None:
@@ -112,17 +108,21 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
             for context, log_p in zip(contexts, log_probability, strict=True)
         ]
 
+    def _log_joint(self, batch: Batch, log_given: Callable[[Batch], Tensor]) -> Tensor:
+        """log p(x, context), (n_contexts, n_rows), from what `log_given` says of each context."""
+        return torch.stack([log_p + log_given(given) for given, log_p in self._contexts_of(batch)])
+
     def _context_probabilities(self, model: LatentVariableModel, batch: Batch) -> Tensor:
         """Probability of each context given each row, (n_rows, n_contexts)."""
         n_draws = max(self.n_score_draws // len(self.contexts_), FEWEST_DRAWS)
         n_draws = min(n_draws, self.n_score_draws)
         noise = self._shared_noise(model, n_draws, "scoring")
         n_at_once, _ = self._at_once(model, n_draws)
-        log_joint = [
-            log_p + importance_log_likelihood(model, given, noise, n_at_once=n_at_once)
-            for given, log_p in self._contexts_of(batch)
-        ]
-        return torch.softmax(torch.stack(log_joint, dim=1), dim=1)
+        log_joint = self._log_joint(
+            batch,
+            lambda given: importance_log_likelihood(model, given, noise, n_at_once=n_at_once),
+        )
+        return torch.softmax(log_joint, dim=0).mT
 
     def _means_by_rows(
         self,
@@ -143,8 +143,8 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
         return self._by_rows(known, max(n_draws, FEWEST_DRAWS), averaged)
 
     @infers
-    def _posterior_means(self, X: Any) -> np.ndarray:
-        return LatentVariableEstimator.transform.__wrapped__(self, X)
+    def _embed_given(self, X: Any, y: Any) -> np.ndarray:
+        return self._embed(Given(X, y))
 
     @infers
     def _scores(self, X: Any, y: Any, function: Callable[..., Tensor], pool: Any) -> np.ndarray:
@@ -155,11 +155,8 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
             return self._by_shared_draws(Given(X, y), function, pool)
 
         def total(model: LatentVariableModel, batch: Batch, noise: Any, **how: Any) -> Tensor:
-            values = [
-                log_p + function(model, given, noise, **how)
-                for given, log_p in self._contexts_of(batch)
-            ]
-            return torch.logsumexp(torch.stack(values), dim=0)
+            log_joint = self._log_joint(batch, lambda given: function(model, given, noise, **how))
+            return torch.logsumexp(log_joint, dim=0)
 
         return self._by_shared_draws(X, total, pool)
 

@@ -151,11 +151,10 @@ class StackedOnFeatures(Host):
         def density(z: Tensor) -> Tensor:
             """log p(z) of features (n_rows, n_features), in the units that they come in."""
             batch = Batch(head.standardize(z).to(noise["z"].dtype))
-            values = [
-                log_p + importance_log_likelihood(model, given, noise)
-                for given, log_p in self._contexts_of(batch)
-            ]
-            return torch.logsumexp(torch.stack(values), dim=0)
+            log_joint = self._log_joint(
+                batch, lambda given: importance_log_likelihood(model, given, noise)
+            )
+            return torch.logsumexp(log_joint, dim=0)
 
         def estimate(feature_model: LatentVariableModel, batch: Batch) -> Tensor:
             shared = below._shared_noise(feature_model, n_draws, "scoring")

@@ -53,6 +53,7 @@ class AutoencoderEstimator(LatentVariableEstimator):
         n_components: int,
         summary: ColumnSummary,
         generator: torch.Generator,
+        **wiring: Any,
     ) -> LatentVariableModel:
         names = ("likelihood", "prior", "posterior", "encoder", "decoder")
         return build_autoencoder(
@@ -62,6 +63,7 @@ class AutoencoderEstimator(LatentVariableEstimator):
             dtype=torch.float32,
             generator=generator,
             **{name: components[f"{name}_"] for name in names},
+            **wiring,
         )
 
 
