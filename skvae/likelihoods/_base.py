@@ -173,9 +173,22 @@ class Likelihood(Component, ABC, kind="likelihood"):
         """The likelihood of each column."""
         return [self] * n_columns
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        """Summary of the columns as the head will see them."""
-        return ColumnSummary.of(X)
+    def summarize(self, X: np.ndarray, moments: ColumnSummary | None = None) -> ColumnSummary:
+        """Summary of the columns as the head will see them.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+            The training rows, or some of them where they do not fit into memory.
+        moments : ColumnSummary or None
+            Of all training rows, where X are some of them.
+        """
+        summary = ColumnSummary.of(X) if moments is None else moments
+        return summary._replace(marginals=self.marginals(X))
+
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What the head needs to know of the columns' marginals beside their moments."""
+        return {}
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         """Entries of `X` outside the support, as booleans of its shape; None if none can be.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class BetaLikelihood(Likelihood, shorthand="beta"):
         self.check_parameters()
         return BetaHead(summary, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         logits = ColumnSummary.of(X, lambda x: _logit(x.astype(np.float64)))
         logs = [
             ColumnSummary.of(X, lambda x: np.log(x.astype(np.float64))).mean,
@@ -76,7 +77,7 @@ class BetaLikelihood(Likelihood, shorthand="beta"):
         guarded = [(n * log + UNIFORM_ROWS * UNIFORM_LOG) / (n + UNIFORM_ROWS) for log in logs]
         found = np.array([fit_beta(*pair) for pair in zip(*guarded, strict=True)])
         marginals |= dict(zip(names, found.reshape(-1, 2).T, strict=True))
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return marginals
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return ~((X > 0) & (X < 1))

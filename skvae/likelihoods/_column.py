@@ -135,12 +135,13 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
             found.update(zip(index, likelihood.of_columns(len(index)), strict=True))
         return [found[j] for j in range(n_columns)]
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def summarize(self, X: np.ndarray, moments: ColumnSummary | None = None) -> ColumnSummary:
         groups = self._groups(Columns(), X.shape[1])
         whole = [np.zeros(X.shape[1]) for _ in range(N_MOMENTS)]
         parts = np.empty(len(groups), dtype=object)
         for i, (likelihood, index) in enumerate(groups):
-            part = likelihood.summarize(X[:, index])
+            own = None if moments is None else _of_columns(moments, index)
+            part = likelihood.summarize(X[:, index], own)
             for values, own in zip(whole, part, strict=False):
                 values[index] = own
             # Wrapped, since an array would take the summary for a sequence.
@@ -153,7 +154,7 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
         groups = self._groups(Columns(), len(summary.mean))
         heads = []
         for i, (likelihood, index) in enumerate(groups):
-            part = ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
+            part = _of_columns(summary, index)
             if "parts" in summary.marginals:
                 (part,) = summary.marginals["parts"][i]
             heads.append(likelihood.build(part, dtype))
@@ -276,6 +277,11 @@ class ColumnParams(NamedTuple):
     """Parameters of the densities of the groups, as their heads made them."""
 
     parts: tuple[Any, ...]
+
+
+def _of_columns(summary: ColumnSummary, index: Sequence[int]) -> ColumnSummary:
+    """Moments of some of the columns."""
+    return ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
 
 
 class ColumnHead(ObservationHead):

@@ -58,10 +58,9 @@ default="per_feature"
         )
         return LogNormalHead(logs, **noise, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         logs = ColumnSummary.of(X, lambda x: np.log(x.astype(np.float64)))
-        marginals = {"log_mean": logs.mean, "log_scale": logs.scale}
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return {"log_mean": logs.mean, "log_scale": logs.scale}
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return ~(X > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -98,11 +99,10 @@ class StudentTLikelihood(Likelihood, shorthand="student_t"):
         self.check_parameters()
         return StudentTHead(summary, df=self._fixed_df, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         self.check_parameters()
         df = self._fixed_df
-        marginals = fit_columns(X, lambda x: fit_t(x, df), ("location", "scale", "df"))
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return fit_columns(X, lambda x: fit_t(x, df), ("location", "scale", "df"))
 
 
 def fit_t(x: np.ndarray, df: float | None = None) -> tuple[float, float, float]:
