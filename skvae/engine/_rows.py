@@ -109,11 +109,33 @@ class Rows:
 
     def evenly_spaced(self, n_rows: int) -> Rows:
         """At most `n_rows` of these rows, evenly spaced."""
-        chosen = np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64)
+        return self.some(np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64))
+
+    def some(self, positions: np.ndarray) -> Rows:
+        """Those of these rows that lie at `positions`."""
         some = copy.copy(self)
-        some._index = chosen if self._index is None else self._index[chosen]
-        some._known = self._known_of(chosen)
+        some._index = positions if self._index is None else self._index[positions]
+        some._known = self._known_of(positions)
         return some
+
+    def over(self, X: np.ndarray) -> Rows:
+        """All rows of another X, of which nothing is known beside themselves, seen as these are."""
+        rows = copy.copy(self)
+        rows._X, rows._resident = X, _resident(X, self._device)
+        rows._index, rows._known = None, {}
+        return rows
+
+    def values(self, positions: np.ndarray) -> np.ndarray:
+        """Rows at `positions` of this set, in the user's units."""
+        return self._X[positions if self._index is None else self._index[positions]]
+
+    def example(self) -> Batch:
+        """A row, as batches hold them."""
+        return self.slice(0, 1)
+
+    def representatives(self) -> Rows:
+        """Rows in memory that stand for all: themselves."""
+        return self
 
     def drawn(self, seed: int) -> Rows:
         """The same rows, of which one draw takes the place of means with a spread."""
@@ -158,7 +180,7 @@ class Rows:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
         return Batch(own, mask, **beside, **self._known_of(positions))
 
-    def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
+    def gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
         step = len(positions)
         if self._resident is None:
@@ -197,7 +219,7 @@ class Rows:
         assert flat.weight is not None
         for start in range(0, len(order), n_batches):
             positions = order[start : start + n_batches].ravel()
-            self._gather_into(flat, positions)
+            self.gather_into(flat, positions)
             some = torch.from_numpy(weights[start : start + n_batches].ravel())
             flat.weight[: len(positions)] = some.to(flat.weight)
             yield len(positions) // batch_size

@@ -17,6 +17,7 @@ from skvae.engine._precision import products_in
 from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
+from skvae.engine._stream import StreamedRows
 from skvae.engine._threads import threads_for
 from skvae.engine._weights import uncertain_weights
 from skvae.models._base import LatentVariableModel
@@ -86,14 +87,14 @@ class Trainer(TrainingLoop):
         self.streams = streams
         self.clock = self.step.clock
         self._rate = plan.learning_rate
-        self._rows: Rows | None = None
+        self._rows: Rows | StreamedRows | None = None
         self._validation: Rows | None = None
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
 
     def train(
         self,
-        rows: Rows,
+        rows: Rows | StreamedRows,
         plan: Plan,
         *,
         validation: Rows | None = None,
@@ -104,7 +105,7 @@ class Trainer(TrainingLoop):
 
         Parameters
         ----------
-        rows : Rows
+        rows : Rows or StreamedRows
         plan : Plan
         validation : Rows or None
             Held-out rows that decide which state is kept and when to stop; None means that the
@@ -125,7 +126,7 @@ class Trainer(TrainingLoop):
         self._know_rows()
         self._chunk = Chunk(
             self.models,
-            rows.slice(0, 1),
+            rows.example(),
             n_draws=self.bound.n_draws,
             n_steps=plan.steps_per_epoch(len(rows)),
             n_rows=rows.batch_size(plan.batch_size),
@@ -193,7 +194,7 @@ class Trainer(TrainingLoop):
 
     def _training_bound(self) -> float:
         assert self._rows is not None
-        return float(self.validate(self._rows).mean())
+        return float(self.validate(self._rows.representatives()).mean())
 
     def _epoch(self) -> float:
         assert self._rows is not None
