@@ -89,6 +89,9 @@ class VariationalRNN(AnswersOnSequences):
         ``lower_bound``, ``predict_next`` and ``impute``.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
     warm_start : bool, default=False
@@ -225,6 +228,7 @@ class VariationalRNN(AnswersOnSequences):
                 "n_init",
                 "n_score_draws",
                 "precision",
+                "max_memory",
                 "device",
                 "warm_start",
                 "verbose",
@@ -260,6 +264,7 @@ class VariationalRNN(AnswersOnSequences):
         n_init=1,
         n_score_draws=100,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -285,6 +290,7 @@ class VariationalRNN(AnswersOnSequences):
         self.n_init = n_init
         self.n_score_draws = n_score_draws
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
