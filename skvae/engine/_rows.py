@@ -94,17 +94,19 @@ class Rows:
         """Whether batches have masks."""
         return self._placeholder is not None
 
-    def know(self, what: Callable[..., Mapping[str, Tensor]]) -> None:
+    def know(self, what: Callable[..., Mapping[str, Tensor]], n_kept: int | None = None) -> None:
         """Compute what can be known of rows with missing entries, for all batches to come.
 
-        `what` is the `knowable` of the model that will be given the batches.
+        `what` is the `knowable` of the model that will be given the batches, and `n_kept` how many
+        rows it is kept for at a time; None means these.
         """
         self._known = {}
         if not self.has_missing:
             return
         with torch.no_grad():
             starts = range(0, len(self), ROWS_AT_ONCE)
-            parts = [what(self.slice(s, s + ROWS_AT_ONCE), n_rows=len(self)) for s in starts]
+            n_rows = len(self) if n_kept is None else n_kept
+            parts = [what(self.slice(s, s + ROWS_AT_ONCE), n_rows=n_rows) for s in starts]
         self._known = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def evenly_spaced(self, n_rows: int) -> Rows:

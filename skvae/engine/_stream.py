@@ -1,8 +1,8 @@
 """Rows that do not fit into memory: surveyed in one pass, then read ahead and shuffled in windows.
 
 The rows lie in parts that can be read in any order (blocks of a memory map, row groups of a file;
-a stream is a single part). An epoch reads the parts in random order, several at a time in turn, into
-a window, deals the rows of the window in random order, and reads the next window meanwhile.
+a stream is a single part). An epoch reads the parts in random order, several at a time in turn,
+into a window, deals the rows of the window in random order, and reads the next window meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from skvae.engine._rows import Rows
 
 # Parts that are read in turn.
 OPEN_AT_ONCE = 16
+# Rows by whose bound states are told apart where no rows are held out.
+REPRESENTATIVES = 20_000
 
 
 class BlockSource(Protocol):
@@ -188,15 +190,20 @@ class StreamedRows:
         `what` is the `knowable` of the model that will be given the batches.
         """
         self._knowable = what
-        self._sample.know(what)
 
     def example(self) -> Batch:
         """A row, as batches hold them."""
-        return self._sample.example()
+        return self._known(self._sample.some(np.zeros(1, dtype=np.int64))).example()
 
     def representatives(self) -> Rows:
         """Rows in memory that stand for all."""
-        return self._sample.representatives()
+        return self._known(self._sample.evenly_spaced(REPRESENTATIVES))
+
+    def _known(self, rows: Rows) -> Rows:
+        """The rows, with what can be known of them; the same of each, however many they are."""
+        if self._knowable is not None:
+            rows.know(self._knowable, self._window_rows)
+        return rows
 
     def batch_size(self, wanted: int) -> int:
         """Rows of a batch, where `wanted` are wanted."""
@@ -217,8 +224,7 @@ class StreamedRows:
                 rows = deck.take(int(counts.sum()))
                 if rows is None:
                     raise self._changed("fewer")
-                if self._knowable is not None:
-                    rows.know(self._knowable)
+                self._known(rows)
                 slots = np.arange(batch_size)
                 positions = np.cumsum(counts, axis=0) - counts + slots % counts
                 rows.gather_into(flat, positions.ravel())

@@ -30,6 +30,7 @@ from skvae.engine import (
     Plan,
     Rows,
     Status,
+    StreamedRows,
     Trainer,
     TrainerState,
     TrainingLoop,
@@ -48,6 +49,7 @@ from skvae.estimators._rows import (
     hold_out,
     read_rows,
 )
+from skvae.estimators._stored import Stream, store_of
 from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
@@ -75,7 +77,8 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 class Setup(NamedTuple):
     """What training starts from.
 
-    `others` are restarts of `model`, with other weights; `context`, `spread`, `hint` and `often`
+    `others` are restarts of `model`, with other weights; `stream` is where the training rows are
+    read from if they do not fit into memory; `context`, `spread`, `hint` and `often`
     are what is known of the training rows beside themselves (see `Rows`), where the model asks for
     it.
     """
@@ -88,6 +91,7 @@ class Setup(NamedTuple):
     n_epochs: int
     has_missing: bool
     others: tuple[LatentVariableModel, ...] = ()
+    stream: Stream | None = None
     context: np.ndarray | None = None
     spread: np.ndarray | None = None
     hint: np.ndarray | None = None
@@ -102,6 +106,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     # Factors that a linear start has even where they are not identified.
     _fewest_factors = 0
+
+    # Whether rows may be read from where they lie, rather than all be in memory.
+    _can_stream = True
 
     # Rows of which something is observed that a first fit needs.
     _fewest_rows = 2
@@ -199,8 +206,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             as it was before the call.
         """
         continued = self.warm_start and self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
-        return self._train(rows, X, y, continued=continued, partial=False)
+        return self._read_and_train(X, y, continued=continued, partial=False)
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
@@ -230,8 +236,33 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             As for ``fit``.
         """
         continued = self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
-        return self._train(rows, X, y, continued=continued, partial=True)
+        return self._read_and_train(X, y, continued=continued, partial=True)
+
+    def _read_and_train(self, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
+        """Train on rows in memory, or on rows that are read from where they lie."""
+        X, store = store_of(X, self.max_memory)
+        if store is None:
+            rows = self._read_rows(X, reset=not continued)
+            return self._train(rows, X, y, continued=continued, partial=partial)
+        if not self._can_stream:
+            raise ValueError(
+                f"X does not fit into max_memory={self.max_memory}, and {type(self).__name__} "
+                "needs all rows in memory. Raise max_memory (MiB), or fit it to some of the rows."
+            )
+        if not continued:
+            vars(self).pop("likelihood_", None)  # says how tables were read
+        stream = Stream(store, self._read_block, self.max_memory)
+        seed = self._seed if continued else self._draw_seed()
+        stream.begin(seed, reset=not continued, skip_empty=self.missingness is None)
+        return self._train(
+            stream.told.sample, stream.head, y, continued=continued, partial=partial, stream=stream
+        )
+
+    def _read_block(self, chunk: Any, reset: bool) -> np.ndarray:
+        return self._read_rows(chunk, reset=reset)
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(MAX_SEED))
 
     def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
         """Fields of `Setup` that say what is known of the training rows beside themselves."""
@@ -245,7 +276,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             return read_rows(self, X, reset=reset)
         schema = getattr(self, "_schema", None)
         if schema is None:
-            likelihood = self._resolve_components()["likelihood_"] if reset else self.likelihood_
+            is_first = reset or not hasattr(self, "likelihood_")
+            likelihood = self._resolve_components()["likelihood_"] if is_first else self.likelihood_
             assert isinstance(likelihood, Likelihood)
             schema = schema_of(X, likelihood)
             if schema is None:
@@ -271,10 +303,14 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         return rows
 
     def _summarize(
-        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+        self,
+        likelihood: Likelihood,
+        rows: np.ndarray,
+        has_missing: bool,
+        moments: ColumnSummary | None = None,
     ) -> ColumnSummary:
-        """What the model is built from."""
-        return likelihood.summarize(rows)._replace(has_missing=has_missing)
+        """What the model is built from; `moments` are those of all rows if these are a sample."""
+        return likelihood.summarize(rows, moments)._replace(has_missing=has_missing)
 
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
         """Refuse rows outside the support of the likelihood."""
@@ -285,18 +321,33 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         return columns_of(names, X, getattr(self, "_schema", None))
 
-    def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
-        """Train on validated rows and set the fitted attributes, all at once at the end."""
+    def _train(
+        self,
+        rows: np.ndarray,
+        X: Any,
+        y: Any,
+        *,
+        continued: bool,
+        partial: bool,
+        stream: Stream | None = None,
+    ) -> Self:
+        """Train on validated rows and set the fitted attributes, all at once at the end.
+
+        Where there is a stream, that is on its rows, of which `rows` are a sample.
+        """
         components = {name: clone(c) for name, c in self._resolve_components().items()}
         given = components["likelihood_"]
         if not continued:
-            components["likelihood_"] = given.settled(self._observations(rows), self._columns(X))
+            some = rows if stream is None else stream.with_extremes(rows)
+            components["likelihood_"] = given.settled(self._observations(some), self._columns(X))
         known = self._read_context(X, y, len(rows), reset=not continued)
-        has_missing = contains_nan(rows)
+        has_missing = contains_nan(rows) if stream is None else stream.told.has_missing
         setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
         self._check_support(components["likelihood_"], rows)
-        if has_missing:
+        if stream is not None and components["likelihood_"].has_support:
+            stream.check(lambda block: self._check_support(components["likelihood_"], block))
+        if has_missing and stream is None:
             if continued and partial and np.isnan(rows).all():
                 return self
             kept = _rows_not_empty(rows, 1 if continued and partial else self._fewest_rows)
@@ -310,8 +361,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 f"alpha={self.alpha!r}. Set alpha > 0, for instance alpha=1.0."
             )
         if setup is None:
-            setup = self._begin(components, rows, has_missing)
-        setup = setup._replace(**known)
+            setup = self._begin(components, rows, has_missing, stream)
+        setup = setup._replace(stream=stream, **known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
                 "fit_order='em' trains the recognition model while the generative model stays as "
@@ -343,12 +394,17 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _begin(
-        self, components: dict[str, Component], rows: np.ndarray, has_missing: bool
+        self,
+        components: dict[str, Component],
+        rows: np.ndarray,
+        has_missing: bool,
+        stream: Stream | None = None,
     ) -> Setup:
         """A model for rows seen for the first time."""
         n_latent = self._n_latent(rows)
-        seed = int(check_random_state(self.random_state).randint(MAX_SEED))
-        summary = self._summarize(components["likelihood_"], rows, has_missing)
+        seed = self._draw_seed() if stream is None else stream.seed
+        moments = None if stream is None else stream.told.moments
+        summary = self._summarize(components["likelihood_"], rows, has_missing, moments)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
         device = resolve_device(self.device)
@@ -392,7 +448,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
-        if self.early_stopping and not partial:
+        if setup.stream is not None:
+            if self.early_stopping and not partial:
+                training_index, validation_index = setup.stream.hold_out(self.validation_fraction)
+        elif self.early_stopping and not partial:
             groups = self._groups(setup, rows)
             if self._can_cross_fit(setup, rows) and len(np.unique(groups)) >= FEWEST_ROWS:
                 return self._cross_fit(setup, rows, groups, progress)
@@ -424,15 +483,18 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if setup.n_epochs == 0 and not partial:
             restarts, is_judged = (model, *others), validation is not None
             departures = self._depart(setup, restarts, departures, training, is_judged=is_judged)
-        plan = self._plan(len(training), partial=partial, start_is_rival=bool(departures))
-        bound = self._bound(setup, plan.n_steps(len(training)))
+        shown: Rows | StreamedRows = training
+        if setup.stream is not None:
+            shown = setup.stream.training(rows_for(setup, rows), validation_index)
+        plan = self._plan(len(shown), partial=partial, start_is_rival=bool(departures))
+        bound = self._bound(setup, plan.n_steps(len(shown)))
         for restart in (model, *others):
             # Of a model that was trained before nothing is; what a network's author froze stays.
             if not any(p.requires_grad for p in restart.parameters()):
                 restart.requires_grad_(True)
         solver = setup.components["solver_"]
         scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
-        trainer = Trainer(model, bound, solver, plan, streams, len(training), others, scales)
+        trainer = Trainer(model, bound, solver, plan, streams, len(shown), others, scales)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
@@ -444,7 +506,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         progress.attributes = attributes_now
         with self._explaining_divergence():
             result = trainer.train(
-                training,
+                shown,
                 plan,
                 validation=validation,
                 # Without held-out rows nothing would bring training back to the start.

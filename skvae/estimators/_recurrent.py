@@ -419,9 +419,13 @@ class VariationalRNN(AnswersOnSequences):
         return Columns() if self._rows_are_sequences else super()._columns(X)
 
     def _summarize(
-        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+        self,
+        likelihood: Likelihood,
+        rows: np.ndarray,
+        has_missing: bool,
+        moments: ColumnSummary | None = None,
     ) -> ColumnSummary:
-        summary = super()._summarize(likelihood, self._observations(rows), has_missing)
+        summary = super()._summarize(likelihood, self._observations(rows), has_missing, moments)
         return summary._replace(has_missing=has_missing and _has_gaps(rows, self.n_columns_))
 
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:

@@ -197,6 +197,11 @@ class Likelihood(Component, ABC, kind="likelihood"):
         """
         return None
 
+    @property
+    def has_support(self) -> bool:
+        """Whether there are finite values to which it gives no density."""
+        return type(self).invalid is not Likelihood.invalid
+
     def support_hint(self) -> tuple[str, str]:
         """What values are needed, and what to do about others; for the error message."""
         return "finite values", "Remove or replace the value."

@@ -160,6 +160,10 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
             heads.append(likelihood.build(part, dtype))
         return ColumnHead(heads, [index for _, index in groups])
 
+    @property
+    def has_support(self) -> bool:
+        return True
+
     def check_support(
         self,
         X: np.ndarray,
