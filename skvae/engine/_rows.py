@@ -127,10 +127,6 @@ class Rows:
         rows._index, rows._known = None, {}
         return rows
 
-    def values(self, positions: np.ndarray) -> np.ndarray:
-        """Rows at `positions` of this set, in the user's units."""
-        return self._X[positions if self._index is None else self._index[positions]]
-
     def example(self) -> Batch:
         """A row, as batches hold them."""
         return self.slice(0, 1)

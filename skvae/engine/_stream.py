@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ from skvae.engine._rows import Rows
 
 # Parts that are read in turn.
 OPEN_AT_ONCE = 16
+# Share of the standard deviation of a column that a sample should show.
+FAIR_SCALE = 0.9
 # Rows by whose bound states are told apart where no rows are held out.
 REPRESENTATIVES = 20_000
 
@@ -82,7 +85,7 @@ def survey(
     skip_empty : bool
         Whether rows of which nothing is observed do not count.
     """
-    n_rows, moments, drawn = 0, None, _Draw(rng)
+    n_rows, moments, drawn, extremes = 0, None, _Draw(rng), _Extremes(n_bytes)
     for part in range(source.n_parts):
         for start, block in source.blocks(part):
             kept = _not_empty(block) if skip_empty else None
@@ -95,9 +98,10 @@ def survey(
             n_rows += len(rows)
             n_sampled = max(2, n_bytes // max(1, rows.itemsize * rows.shape[1]))
             drawn.consider(rows, places, n_sampled)
+            extremes.consider(rows, places, own)
     if moments is None:
         raise ValueError("X holds no row of which anything is observed.")
-    sample, places = drawn.result()
+    sample, places = extremes.added_to(*drawn.result(), moments)
     return Survey(
         n_rows=n_rows,
         moments=moments,
@@ -144,6 +148,57 @@ class _Draw:
         ((_, places, rows),) = self._kept
         order = np.argsort(places)
         return rows[order], places[order]
+
+
+class _Extremes:
+    """Rows of the smallest and the largest entry of each column.
+
+    Of a column that varies in a few rows only, a sample may show nothing; what is learned from it
+    would then rule these rows out.
+
+    Parameters
+    ----------
+    n_bytes : int
+        That they may take up; where they would take more, none are kept.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._bounds: np.ndarray | None = None
+
+    def consider(self, rows: np.ndarray, places: np.ndarray, own: ColumnSummary) -> None:
+        """Rows that may hold extremes, and their moments."""
+        p = rows.shape[1]
+        if 2 * p * p * rows.itemsize > self._n_bytes:
+            return
+        # The largest entries are the smallest ones of what has the other sign.
+        found = np.stack([own.minimum, -own.maximum])
+        if self._bounds is None:
+            self._bounds = np.full((2, p), np.inf)
+            self._rows = np.empty((2, p, p), dtype=rows.dtype)
+            self._places = np.full((2, p), -1)
+        for end, column in np.argwhere((found < self._bounds) & (own.n_observed > 0)):
+            entries = rows[:, column]
+            row = np.nanargmax(entries) if end else np.nanargmin(entries)
+            self._rows[end, column], self._places[end, column] = rows[row], places[row]
+            self._bounds[end, column] = found[end, column]
+
+    def added_to(
+        self, sample: np.ndarray, places: np.ndarray, moments: ColumnSummary
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The sample with the extremes of those columns that vary more elsewhere than in it."""
+        if self._bounds is None:
+            return sample, places
+        columns = ColumnSummary.of(sample).scale < FAIR_SCALE * moments.scale
+        added, first = np.unique(self._places[:, columns], return_index=True)
+        lacking = (added >= 0) & ~np.isin(added, places)
+        if not lacking.any():
+            return sample, places
+        rows = self._rows[:, columns].reshape(-1, sample.shape[1])[first[lacking]]
+        sample = np.concatenate([sample, rows.astype(sample.dtype)])
+        places = np.concatenate([places, added[lacking]])
+        order = np.argsort(places)
+        return sample[order], places[order]
 
 
 class StreamedRows:
@@ -210,29 +265,37 @@ class StreamedRows:
         return wanted
 
     def fill(self, into: Batch, generator: torch.Generator) -> Iterator[int]:
-        """One pass over the rows, as that of `Rows`, with what fills up spread over all batches."""
+        """One pass over the rows, as that of `Rows`."""
         assert into.weight is not None
         n_batches, batch_size = into.weight.shape
         flat = into.map(lambda t: t.flatten(0, 1))
-        n_steps = -(-len(self) // batch_size)
-        ends = np.arange(n_steps + 1) * len(self) // n_steps
         seed = int(torch.randint(MAX_SEED, (), generator=generator))
-        deck = _Deck(self._windows(seed), self._sample, seed)
-        with deck:
-            for first in range(0, n_steps, n_batches):
-                counts = np.diff(ends[first : first + n_batches + 1])[:, None]
-                rows = deck.take(int(counts.sum()))
-                if rows is None:
-                    raise self._changed("fewer")
-                self._known(rows)
-                slots = np.arange(batch_size)
-                positions = np.cumsum(counts, axis=0) - counts + slots % counts
-                rows.gather_into(flat, positions.ravel())
-                weight = torch.from_numpy((slots < counts).ravel())
-                flat.weight[: positions.size] = weight.to(flat.weight)
-                yield len(counts)
-            if deck.has_more():
+        with _Deck(self._windows(seed), self._sample, seed) as deck:
+            for start in range(0, len(self), n_batches * batch_size):
+                n_rows = min(len(self) - start, n_batches * batch_size)
+                n_filled = -(-n_rows // batch_size)
+                self._deal(deck, flat.map(itemgetter(slice(n_filled * batch_size))), n_rows)
+                yield n_filled
+            if deck.take(1) is not None:
                 raise self._changed("more")
+
+    def _deal(self, deck: _Deck, into: Batch, n_rows: int) -> None:
+        """Write the next `n_rows` rows, and what fills up the last batch."""
+        at = 0
+        while at < n_rows:
+            rows = deck.take(n_rows - at)
+            if rows is None:
+                raise self._changed("fewer")
+            free = into.map(itemgetter(slice(at, None)))
+            self._known(rows).gather_into(free, np.arange(len(rows)))
+            at += len(rows)
+        assert into.weight is not None
+        rest = torch.arange(len(into.weight) - n_rows, device=into.weight.device) % n_rows
+        for t in into:
+            if isinstance(t, Tensor):
+                t[n_rows:] = t[rest]
+        into.weight[:n_rows] = 1.0
+        into.weight[n_rows:] = 0.0
 
     def _changed(self, how: str) -> RuntimeError:
         return RuntimeError(
@@ -297,7 +360,6 @@ class _Deck:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="skvae-rows")
         self._ahead = self._reader.submit(next, windows, None)
         self._window: Rows | None = None
-        self._order = np.empty(0, dtype=np.int64)
 
     def __enter__(self) -> _Deck:
         return self
@@ -306,23 +368,17 @@ class _Deck:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def take(self, n_rows: int) -> Rows | None:
-        """The next `n_rows` rows; None if there are fewer left."""
-        while len(self._order) < n_rows:
+        """The next rows, `n_rows` at most; None if there are none left."""
+        while self._window is None or self._n_dealt == len(self._window):
             window = self._ahead.result()
             if window is None:
                 return None
             self._ahead = self._reader.submit(next, self._windows, None)
-            if self._window is not None and len(self._order):
-                window = np.concatenate([self._window.values(self._order), window])
-            self._window = self._like.over(window)
-            self._order = self._rng.permutation(len(window))
-        now, self._order = self._order[:n_rows], self._order[n_rows:]
-        assert self._window is not None
-        return self._window.some(now)
-
-    def has_more(self) -> bool:
-        """Whether rows are left."""
-        return len(self._order) > 0 or self._ahead.result() is not None
+            order = self._rng.permutation(len(window))
+            self._window, self._n_dealt = self._like.over(window).some(order), 0
+        places = np.arange(self._n_dealt, min(self._n_dealt + n_rows, len(self._window)))
+        self._n_dealt += len(places)
+        return self._window.some(places)
 
 
 def _not_empty(rows: np.ndarray) -> np.ndarray | None:

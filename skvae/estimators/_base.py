@@ -25,6 +25,7 @@ from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
 from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
 from skvae.estimators._rows import KnownRows, compute_dtype, contains_nan
+from skvae.estimators._stored import by_chunks
 from skvae.estimators._transaction import infers
 from skvae.inference import (
     evidence_lower_bound,
@@ -63,6 +64,7 @@ class LatentVariableEstimator(
     def _n_features_out(self) -> int:
         return self.n_components_
 
+    @by_chunks
     @infers
     def transform(self, X: Any) -> np.ndarray:
         """Mean of the posterior q(z | x) of each row.
@@ -143,6 +145,7 @@ class LatentVariableEstimator(
         """What the head expects for given z, of which `part` are the rows."""
         return model.generative(self._unseen(model, context, part), z).observation.expectation
 
+    @by_chunks
     @infers
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, estimated by importance sampling.
@@ -201,6 +204,7 @@ class LatentVariableEstimator(
         """
         return float(np.mean(self.score_samples(X), dtype=np.float64))
 
+    @by_chunks
     @infers
     def lower_bound(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, which training maximises.
@@ -270,6 +274,7 @@ class LatentVariableEstimator(
         )
         return refined - amortized
 
+    @by_chunks
     @infers
     def posterior_moments(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the posterior q(z | x) of each row.

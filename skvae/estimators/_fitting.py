@@ -241,13 +241,15 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _read_and_train(self, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
         """Train on rows in memory, or on rows that are read from where they lie."""
         X, store = store_of(X, self.max_memory)
+        if store is not None and isinstance(X, np.ndarray) and not self._can_stream:
+            store = None  # what the memory takes is for the system to say
         if store is None:
             rows = self._read_rows(X, reset=not continued)
             return self._train(rows, X, y, continued=continued, partial=partial)
         if not self._can_stream:
             raise ValueError(
                 f"X does not fit into max_memory={self.max_memory}, and {type(self).__name__} "
-                "needs all rows in memory. Raise max_memory (MiB), or fit it to some of the rows."
+                "needs all its rows in memory. Raise max_memory (in MiB), or fit some of the rows."
             )
         if not continued:
             vars(self).pop("likelihood_", None)  # says how tables were read

@@ -201,6 +201,7 @@ class VariationalRNN(AnswersOnSequences):
     }
     _architecture = ("likelihood_", "recurrence_", "network_")
     _fewest_rows = 1
+    _can_stream = False
     # What other estimators can be told, and this one cannot.
     init = "random"
     fit_order = "joint"

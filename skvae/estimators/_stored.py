@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ SHARE_OF_WHOLE, SHARE_OF_SAMPLE, SHARE_OF_WINDOW = 1 / 4, 1 / 16, 1 / 32
 SHARE_HELD_OUT = 1 / 4
 # The least size of a window, and what a block of a window is read in: reading less than that at a
 # time is slow, more mixes the rows less.
-LEAST_WINDOW, BLOCKS_OF_WINDOW, MOST_BLOCK = 2**20, 16, 2**20
+LEAST_WINDOW, BLOCKS_OF_WINDOW, MOST_BLOCK = 2**18, 16, 2**20
 # What is noted of each row of an array in memory while it is trained on.
 NOTED_BYTES = 64
 # Rows of a block of a file whose rows have a size that is not known.
@@ -63,7 +63,7 @@ class SlicedStore(Store):
 
     def __init__(self, X: Any, limit: int) -> None:
         self._X = X
-        n_rows, row_bytes = len(X), max(1, X.dtype.itemsize * X.shape[1])
+        n_rows, row_bytes = X.shape[0], max(1, X.dtype.itemsize * X.shape[1])
         self.n_bytes = n_rows * row_bytes
         block = max(1, min(window_bytes(limit) // BLOCKS_OF_WINDOW, MOST_BLOCK) // row_bytes)
         chunks = getattr(X, "chunks", None)
@@ -164,10 +164,7 @@ class ChunkStore(Store):
         assert self._kept is not None
         if not self._kept:
             raise ValueError("X(), which is to return an iterator of chunks, gave none.")
-        library = library_of(self._kept[0])
-        if library is None:
-            return np.concatenate(self._kept)
-        return sys.modules[library].concat(self._kept)
+        return _joined(self._kept)
 
 
 def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
@@ -265,6 +262,12 @@ class Stream:
         n_bytes = int(self._limit * SHARE_OF_SAMPLE)
         self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty)
 
+    def rows(self) -> Iterator[np.ndarray]:
+        """All rows, block by block, in the order in which they lie."""
+        for part in range(self.n_parts):
+            for _, block in self.blocks(part):
+                yield block
+
     def check(self, check: Callable[[np.ndarray], None]) -> None:
         """Pass all rows to `check`, which raises an error where they are not acceptable."""
         for part in range(self.n_parts):
@@ -302,6 +305,12 @@ class Stream:
         return StreamedRows(self, self.told, sample, places, window_bytes(self._limit))
 
 
+def _joined(parts: Sequence[Any]) -> Any:
+    """Arrays or DataFrames, one after the other."""
+    library = library_of(parts[0])
+    return np.concatenate(parts) if library is None else sys.modules[library].concat(parts)
+
+
 def by_chunks(method: Callable) -> Callable:
     """Decorate a method whose answer for a row depends on nothing but the row.
 
@@ -319,7 +328,7 @@ def by_chunks(method: Callable) -> Callable:
             for _, chunk in store.chunks(part)
         ]
         if isinstance(parts[0], tuple):
-            return tuple(np.concatenate(own) for own in zip(*parts, strict=True))
-        return np.concatenate(parts)
+            return tuple(_joined(own) for own in zip(*parts, strict=True))
+        return _joined(parts)
 
     return answered
