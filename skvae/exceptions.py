@@ -18,6 +18,13 @@ class FileFormatError(SkvaeError, ValueError):
     """A file is not a saved skvae estimator, is damaged, or needs a newer skvae."""
 
 
+class OutOfMemoryError(SkvaeError, MemoryError):
+    """There is not enough memory, on the processor or on a device, for the least that is needed.
+
+    Also a ``MemoryError``, as Python raises it.
+    """
+
+
 class EmptyClusterWarning(UserWarning):
     """No training row has some cluster as its most probable one."""
 

@@ -6,7 +6,7 @@ import sys
 
 from sklearn import get_config
 
-MEBIBYTE = 2**20
+from skvae._core._memory import MEBIBYTE
 
 
 def memory_limit(max_memory: float | None) -> int:
