@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from skvae._core._stirling import stirling_error
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Change
 from skvae.likelihoods._base import Likelihood, LinearStart
 from skvae.likelihoods._first_order import FirstOrderHead
 from skvae.likelihoods._marginals import maximum
@@ -77,6 +78,20 @@ class BetaLikelihood(Likelihood, shorthand="beta"):
         found = np.array([fit_beta(*pair) for pair in zip(*guarded, strict=True)])
         marginals |= dict(zip(names, found.reshape(-1, 2).T, strict=True))
         return ColumnSummary.of(X)._replace(marginals=marginals)
+
+    def summarize_further(self, X: np.ndarray) -> ColumnSummary:
+        logits = ColumnSummary.of(X, lambda x: _logit(x.astype(np.float64)))
+        marginals = {"location": logits.mean, "scale": logits.scale}
+        return ColumnSummary.of(X)._replace(marginals=marginals)
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Moments of the logits."""
+        return super().moments(
+            summary._replace(
+                mean=summary.marginals.get("location", summary.mean),
+                scale=summary.marginals.get("scale", summary.scale),
+            )
+        )
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return ~((X > 0) & (X < 1))
@@ -152,6 +167,12 @@ class BetaHead(FirstOrderHead, StandardizedHead):
         limits = torch.finfo(x.dtype)
         x = torch.sigmoid(super().unstandardize(x))
         return x.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
+
+    def rescale_noise_(self, ratio: Tensor, factor: Tensor) -> None:
+        """Nothing: a precision has no units."""
+
+    def rescale_outputs(self, columns: Change) -> Change:
+        return Change.none(self.n_outputs, columns.factor)  # nor have logits
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else torch.where(mask > 0, x, torch.zeros_like(x))

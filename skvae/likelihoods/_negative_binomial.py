@@ -68,6 +68,9 @@ class NegativeBinomialLikelihood(CountLikelihood, shorthand="negative_binomial")
         marginals = fit_columns(X, lambda x: [fit_log_dispersion(x)], ["log_dispersion"])
         return ColumnSummary.of(X)._replace(marginals=marginals)
 
+    def summarize_further(self, X: np.ndarray) -> ColumnSummary:
+        return ColumnSummary.of(X)
+
 
 def fit_log_dispersion(x: np.ndarray) -> float:
     """Logarithm of the dispersion of counts (n,) by maximum likelihood, within bounds."""

@@ -92,6 +92,9 @@ class ZeroInflatedNegativeBinomialLikelihood(
         marginals = fit_columns(X, fit_zero_inflated, names)
         return ColumnSummary.of(X)._replace(marginals=marginals)
 
+    def summarize_further(self, X: np.ndarray) -> ColumnSummary:
+        return ColumnSummary.of(X)
+
 
 def fit_zero_inflated(x: np.ndarray) -> tuple[float, float, float]:
     """Log-mean, log-dispersion and logit of excess zeros of counts by maximum likelihood.
