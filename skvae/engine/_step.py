@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skvae._core._batch import Clock, NoiseSpec, StepInputs
 from skvae._core._flat import FlatParameters
+from skvae._core._units import Move
 from skvae.engine._weights import UncertainWeights
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
@@ -141,6 +142,14 @@ class TrainingStep:
         """Everything that training carries from step to step, the weights first."""
         rules = self.rules if self.uncertain is None else [*self.rules, *self.uncertain.rules]
         return [*self.weights(), *(t for rule in rules for t in rule.state), *self.clock]
+
+    def follow_(self, moves: Sequence[Move]) -> None:
+        """Let what is measured as gradients are follow parameters that have changed their units."""
+        for i, power in enumerate(self.rules[0].slope_powers):
+            if power:
+                slopes = self.flat.named([rule.state[i] for rule in self.rules])
+                for move in moves:
+                    move.move_slopes_(slopes, power)
 
     def noise_spec(self) -> dict[str, NoiseSpec]:
         """Randomness that a step needs beside that of the models."""

@@ -25,6 +25,7 @@ from skvae._core._flat import own_storage
 from skvae._core._random import MAX_SEED, Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Move
 from skvae.engine import (
     CrossFit,
     Plan,
@@ -49,6 +50,7 @@ from skvae.estimators._rows import (
     hold_out,
     read_rows,
 )
+from skvae.estimators._running import N_MOMENTS, with_further_rows
 from skvae.estimators._stored import Stream, store_of
 from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
@@ -80,7 +82,8 @@ class Setup(NamedTuple):
     `others` are restarts of `model`, with other weights; `stream` is where the training rows are
     read from if they do not fit into memory; `context`, `spread`, `hint` and `often`
     are what is known of the training rows beside themselves (see `Rows`), where the model asks for
-    it.
+    it. `moments` (see ``Likelihood.moments``) and `n_seen` are of all rows seen, and `moves` what
+    has become of parameters when the moments of further rows were taken into account.
     """
 
     components: dict[str, Component]
@@ -96,6 +99,9 @@ class Setup(NamedTuple):
     spread: np.ndarray | None = None
     hint: np.ndarray | None = None
     often: np.ndarray | None = None
+    moments: ColumnSummary | None = None
+    n_seen: int = 0
+    moves: Sequence[Move] = ()
 
 
 class FittedByBound(CallbackSupportMixin, BaseEstimator):
@@ -364,6 +370,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         if setup is None:
             setup = self._begin(components, rows, has_missing, stream)
+        elif partial:
+            told = None if stream is None else stream.told
+            observed = self._observations(rows)
+            setup = with_further_rows(setup, rows, observed, self._check_moments, told)
         setup = setup._replace(stream=stream, **known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
@@ -391,6 +401,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if fitted["likelihood_"] is not given:
             fitted["_likelihood_given"] = given
         vars(self).update(fitted)
+        self._warn_of_divergence(result)
         if not partial:
             self._warn(result)
         return self
@@ -417,7 +428,10 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         for one in (model, *others):
             if one.missingness is not None:
                 one.missingness.start_at_(np.isnan(rows).mean(axis=0), len(rows))
-        return Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
+        setup = Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
+        moments = components["likelihood_"].moments(summary)
+        n_seen = len(rows) if stream is None else stream.told.n_rows
+        return setup._replace(moments=moments, n_seen=n_seen)
 
     def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
@@ -442,7 +456,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
-        return Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
+        setup = Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
+        moments = ColumnSummary(*self._moments)
+        return setup._replace(moments=moments, n_seen=self.n_samples_seen_)
 
     def _run(
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
@@ -496,10 +512,13 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 restart.requires_grad_(True)
         solver = setup.components["solver_"]
         scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
+        for move in setup.moves if scales else ():
+            move.stretch_(scales)
         trainer = Trainer(model, bound, solver, plan, streams, len(shown), others, scales)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
+            trainer.step.follow_(setup.moves)
 
         def attributes_now() -> dict[str, Any]:
             own = own_storage(copy.deepcopy(trainer.model))
@@ -750,6 +769,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             "model_": model,
             "mean_": setup.mean,
             "n_components_": model.latent_shape[0],
+            "n_samples_seen_": setup.n_seen,
+            "_moments": setup.moments[:N_MOMENTS],
             "_seed": setup.seed,
             "_learned_missing": _learns_missing(model),
         }
@@ -779,16 +800,21 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 stacklevel=2,
             )
 
-    def _warn(self, result: TrainingResult) -> None:
-        """Say what a user should act on."""
-        messages = []
+    def _warn_of_divergence(self, result: TrainingResult) -> None:
+        """Say that values were not finite."""
         if result.n_halvings:
-            messages.append(
+            warnings.warn(
                 f"The bound was not finite {result.n_halvings} times; training stepped back and "
                 f"halved the learning rate each time"
                 + (", and gave up. " if result.status is Status.DIVERGED else ". ")
-                + "Look for outliers in X, or lower learning_rate_init."
+                + "Look for outliers in X, or lower learning_rate_init.",
+                ConvergenceWarning,
+                stacklevel=2,
             )
+
+    def _warn(self, result: TrainingResult) -> None:
+        """Say what else a user should act on."""
+        messages = []
         if result.status is Status.INTERRUPTED:
             messages.append("Training was interrupted; the best state so far is kept.")
         if result.still_rising:

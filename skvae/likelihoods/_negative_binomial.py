@@ -67,6 +67,9 @@ class NegativeBinomialLikelihood(CountLikelihood, shorthand="negative_binomial")
     def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         return fit_columns(X, lambda x: [fit_log_dispersion(x)], ["log_dispersion"])
 
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {}
+
 
 def fit_log_dispersion(x: np.ndarray) -> float:
     """Logarithm of the dispersion of counts (n,) by maximum likelihood, within bounds."""

@@ -91,6 +91,9 @@ class ZeroInflatedNegativeBinomialLikelihood(
         names = ("log_mean", "log_dispersion", "zero_logit")
         return fit_columns(X, fit_zero_inflated, names)
 
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {}
+
 
 def fit_zero_inflated(x: np.ndarray) -> tuple[float, float, float]:
     """Log-mean, log-dispersion and logit of excess zeros of counts by maximum likelihood.
