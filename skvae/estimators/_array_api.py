@@ -14,8 +14,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from itertools import chain, repeat
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -54,8 +55,10 @@ class Kind(NamedTuple):
             return self.xp.asarray(plain, device=self.device)
         if isinstance(value, LogLikelihood):
             fields = dataclasses.fields(value)
-            return dataclasses.replace(value, **{f.name: self.of(vars(value)[f.name]) for f in fields})
-        if type(value) in (list, tuple):
+            return dataclasses.replace(
+                value, **{f.name: self.of(vars(value)[f.name]) for f in fields}
+            )
+        if _is_list(value):
             return type(value)(self.of(one) for one in value)
         return value
 
@@ -191,6 +194,8 @@ def read_tensor(
     **options
         Of `check`.
     """
+    if X.tensor.is_complex():
+        raise ValueError(f"X has dtype {X.tensor.dtype}. Complex data not supported.")
     with config_context(array_api_dispatch=True):
         tensor = check(X.tensor, dtype=TENSOR_DTYPES, **options)
     rows = TensorInput(tensor)
@@ -209,30 +214,30 @@ def _in_kind(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def answered(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(names, args, strict=False)) | kwargs
         dispatches = bool(get_config()["array_api_dispatch"])
-        for name, value in given.items():
+        named = list(zip(chain(names, repeat("")), args, strict=False))
+        for name, value in (*named, *kwargs.items()):
             _refuse_unreadable(value, name, dispatches=dispatches)
-        kind = device = None
+        like = None
         if dispatches:
-            like = _array_to_follow(self, method.__name__, given)
-            kind = None if like is None else _kind_of(like)
-            device = None if like is None else _as_tensor(like).device
-            args = tuple(_as_input(value, n, fits) for n, value in zip(names, args, strict=False))
-            kwargs = {n: _as_input(value, n, fits) for n, value in kwargs.items()}
-        with (
-            config_context(array_api_dispatch=False) if dispatches else nullcontext(),
-            _called_on(device) if device is not None else nullcontext(),
-            _on_host(self, fits=fits) as host,
-        ):
+            like = _array_to_follow(self, method.__name__, dict(named) | kwargs)
+        kind = None if like is None else _kind_of(like)
+        give = functools.partial(_as_input, dispatches=dispatches, for_training=fits)
+        args = tuple(give(value, name) for name, value in named)
+        kwargs = {name: give(value, name) for name, value in kwargs.items()}
+        with ExitStack() as stack:
+            if dispatches:
+                stack.enter_context(config_context(array_api_dispatch=False))
+            if kind is not None:
+                stack.enter_context(_called_on(_as_tensor(like).device))
+            host = stack.enter_context(_on_host(self, fits=fits))
             answer = method(host, *args, **kwargs)
             if kind is not None and fits:
-                for key, value in list(vars(self).items()):
-                    if _moves(key, value):
-                        vars(self)[key] = kind.of(value.copy())
-        if kind is None or _makes_table(self, method.__name__):
-            return answer
-        return kind.of(answer)
+                for name, value in list(vars(self).items()):
+                    if _moves(name, value):
+                        vars(self)[name] = kind.of(value.copy())
+        # Of what set_output is to make a table it is not for us to make a tensor.
+        return answer if kind is None or _makes_table(self, method.__name__) else kind.of(answer)
 
     answered.answers_in_kind = True  # type: ignore[attr-defined]
     return answered
@@ -278,7 +283,7 @@ def _array_to_follow(estimator: Any, method: str, given: dict[str, Any]) -> Any:
     if "X" not in given:
         return fitted
     X = given["X"]
-    array = X[0] if isinstance(X, (list, tuple)) and len(X) else X
+    array = X[0] if _is_list(X) and len(X) else X
     array = array if _is_foreign(array) else None
     if method not in FITTING and estimator.__sklearn_is_fitted__():
         theirs, own = (None if a is None else _kind_of(a) for a in (array, fitted))
@@ -295,7 +300,7 @@ def _array_to_follow(estimator: Any, method: str, given: dict[str, Any]) -> Any:
 
 def _refuse_unreadable(value: Any, name: str, *, dispatches: bool) -> None:
     """Refuse a tensor that cannot be read, and say what to do."""
-    if isinstance(value, (list, tuple)) and len(value):
+    if _is_list(value) and len(value):
         value = value[0]
     if isinstance(value, Tensor):
         if value.requires_grad:
@@ -320,21 +325,27 @@ def _refuse_unreadable(value: Any, name: str, *, dispatches: bool) -> None:
         )
 
 
-def _as_input(value: Any, name: str, for_training: bool) -> Any:
+def _as_input(value: Any, name: str, *, dispatches: bool, for_training: bool) -> Any:
     """An argument as a method is handed it."""
-    if name == "X" and isinstance(value, (list, tuple)):
-        return [_as_input(one, name, for_training) for one in value]
-    if not _is_foreign(value) or _kind_of(value) is None:
+    if name == "X" and _is_list(value) and any(map(_is_foreign, value)):
+        return [
+            _as_input(one, name, dispatches=dispatches, for_training=for_training) for one in value
+        ]
+    if not _is_foreign(value):
         return value
-    if name == "X":
-        return TensorInput(_as_tensor(value), for_training=for_training)
-    return to_numpy(value)
+    if not dispatches:
+        # scikit-learn would make float64 of all tensors; others it asks NumPy for as they are.
+        return to_numpy(_as_tensor(value)) if isinstance(value, Tensor) else value
+    if _kind_of(value) is None:
+        return value
+    tensor = _as_tensor(value)
+    return TensorInput(tensor, for_training=for_training) if name == "X" else to_numpy(tensor)
 
 
 def _as_tensor(array: Any) -> Tensor:
     """Tensor of an array of any library, of the same memory where that can be."""
     if isinstance(array, Tensor):
-        return array
+        return array.double() if array.dtype == torch.bfloat16 else array  # NumPy has none
     try:
         return torch.from_dlpack(array)
     except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
@@ -356,6 +367,11 @@ def _is_foreign(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic)):
         return False
     return isinstance(value, Tensor) or hasattr(value, "__array_namespace__")
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value is a list; what the methods pass on to each other may be a named tuple."""
+    return type(value) in (list, tuple)
 
 
 def _foreign_arrays(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
