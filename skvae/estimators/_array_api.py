@@ -290,10 +290,9 @@ def _array_to_follow(estimator: Any, method: str, given: dict[str, Any]) -> Any:
         if theirs != own:
             raise ValueError(
                 f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
-                "namespace and the same device as those passed to fit(), as everywhere in "
-                f"scikit-learn; got {_described(theirs)}, but fit() was given {_described(own)}. "
-                "Convert X, or move the estimator: sklearn.utils._array_api.move_estimator_to("
-                "estimator, xp, device)."
+                f"namespace and the same device as those passed to fit(); got {_described(theirs)}, "
+                f"but fit() was given {_described(own)}. Convert X, or move the estimator by "
+                "scikit-learn's sklearn.utils._array_api.move_estimator_to(estimator, xp, device)."
             )
     return array
 
