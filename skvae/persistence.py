@@ -12,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from skvae import estimators
 from skvae._core._file_format import Reader, Writer, read_file, write_file
 from skvae._version import __version__
+from skvae.estimators._array_api import state_on_host
 from skvae.estimators._transaction import infers
 from skvae.exceptions import FileFormatError
 
@@ -144,7 +145,7 @@ class _Writer(Writer):
             "parameters": {k: self.encode(v, prefix + k) for k, v in parameters.items()},
             "fitted": {
                 name: self.encode(value, prefix + name)
-                for name, value in vars(estimator).items()
+                for name, value in state_on_host(estimator).items()
                 if name not in parameters and _may_be_fitted(name)
             },
         }

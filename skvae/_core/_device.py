@@ -15,17 +15,16 @@ def resolve_device(device: str) -> torch.device:
         If `device` is not a device that torch knows or that this machine has.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
+        # With its number, as tensors there have it.
+        return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError) as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(
             f"device={device!r} cannot be used on this machine ({first_line}). "
             'Use device="auto" or "cpu".'
         ) from error
-    return resolved
 
 
 def torch_dtype(dtype: np.dtype | type) -> torch.dtype:

@@ -7,6 +7,10 @@ one of them is answered in this file alone.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from sklearn import config_context
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -24,6 +28,40 @@ except ImportError:  # pragma: no cover - depends on the installed version
         """Stand-in for scikit-learn's mixin on versions that have no callbacks."""
 
 
+try:
+    from sklearn.utils._array_api import get_namespace_and_device
+except ImportError:  # pragma: no cover - depends on the installed version
+    get_namespace_and_device = None  # arrays of other libraries are then converted by NumPy
+
+try:  # scikit-learn >= 1.8
+    from sklearn.utils._array_api import move_to
+except ImportError:  # pragma: no cover - depends on the installed version
+    move_to = None
+
+
+def namespace_and_device(array: Any) -> tuple[Any, Any] | None:
+    """Namespace and device of an Array API array.
+
+    None where it is one of NumPy, or where scikit-learn does not dispatch.
+    """
+    if get_namespace_and_device is None:  # pragma: no cover - depends on the installed version
+        return None
+    xp, is_array_api, device = get_namespace_and_device(array)
+    return (xp, device) if is_array_api and not xp.__name__.endswith("numpy") else None
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """Array of any library on the host, not copied where it is there."""
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(array, "numpy") and hasattr(array, "cpu"):  # of torch, whether or not dispatched
+        return np.asarray(array.detach().cpu().numpy())
+    if move_to is None:  # pragma: no cover - depends on the installed version
+        return np.asarray(array.get() if hasattr(array, "get") else array)
+    with config_context(array_api_dispatch=True):
+        return np.asarray(move_to(array, xp=np, device="cpu"))
+
+
 HAS_CALLBACKS = hasattr(CallbackSupportMixin, "_init_callback_context")
 
 __all__ = [
@@ -36,4 +74,6 @@ __all__ = [
     "StrOptions",
     "_check_feature_names",
     "_fit_context",
+    "namespace_and_device",
+    "to_numpy",
 ]

@@ -52,6 +52,8 @@ class Rows:
     dtype : torch.dtype
         Of the batches.
     device : torch.device
+    resident : Tensor of shape (n, n_columns) or None, default=None
+        X where it lies already; it is used there if that is `device`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Rows:
         index: np.ndarray | None = None,
         dtype: torch.dtype,
         device: torch.device,
+        resident: Tensor | None = None,
     ) -> None:
         self._X = X
         self._placeholder = placeholder
@@ -75,7 +78,8 @@ class Rows:
         self._hint = hint
         self._often = often
         self._known: dict[str, Tensor] = {}
-        self._resident = _resident(X, device)
+        is_there = resident is not None and resident.device == device
+        self._resident = resident if is_there else _resident(X, device)
         self._standardize = standardize
         self._index = index
         self._dtype = dtype
@@ -181,7 +185,7 @@ class Rows:
     def gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
         step = len(positions)
-        if self._resident is None:
+        if self._resident is None or self._device.type == "cpu":
             step = max(1, GATHERED_AT_ONCE // max(1, self.n_columns))
         for start in range(0, len(positions), step):
             some = positions[start : start + step]

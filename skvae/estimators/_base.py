@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
-from skvae._core._device import resolve_device, torch_dtype
+from skvae._core._device import torch_dtype
 from skvae._core._memory import how_many_fit, in_stretches, memory_allowed
 from skvae._core._random import StreamName, Streams, generator_on
 from skvae.engine import Rows
+from skvae.estimators._array_api import device_for, tensor_of_rows
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
@@ -564,6 +565,7 @@ class LatentVariableEstimator(
             context=known.context,
             dtype=torch_dtype(dtype),
             device=next(model.parameters()).device,
+            resident=tensor_of_rows(rows),
         )
         out: np.ndarray | None = None
 
@@ -641,7 +643,7 @@ class LatentVariableEstimator(
         first = next(self.model_.parameters())
         fitted = np.dtype(np.float32 if first.dtype == torch.float32 else np.float64)
         answer = np.promote_types(fitted, dtype)
-        device = resolve_device(self.device)
+        device = device_for(self)
         if answer == fitted and first.device == device:
             return answer, self.model_
         return answer, copy.deepcopy(self.model_).to(device=device, dtype=torch_dtype(answer))

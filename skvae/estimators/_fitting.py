@@ -19,7 +19,6 @@ from sklearn.utils import check_random_state
 
 from skvae._core._batch import draw_noise
 from skvae._core._component import Component
-from skvae._core._device import resolve_device
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
 from skvae._core._random import MAX_SEED, Streams
@@ -41,6 +40,7 @@ from skvae.engine import (
     evaluation_draws,
     residual_moments,
 )
+from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import (
     FEWEST_ROWS,
@@ -104,7 +104,7 @@ class Setup(NamedTuple):
     moves: Sequence[Move] = ()
 
 
-class FittedByBound(CallbackSupportMixin, BaseEstimator):
+class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     """Estimator that is trained by maximising a bound; not for direct use."""
 
     # Names of the components whose change makes `warm_start` impossible.
@@ -420,7 +420,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         summary = self._summarize(components["likelihood_"], rows, has_missing, moments)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
-        device = resolve_device(self.device)
+        device = device_for(self)
         model, *others = (
             self._build_model(components, n_latent, summary, generator).to(device)
             for generator in (_restart_generator(seed, i) for i in range(self.n_init))
@@ -452,7 +452,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             )
         components["likelihood_"] = self.likelihood_
         model = copy.deepcopy(self.model_)
-        model = model.to(device=resolve_device(self.device), dtype=torch.float32).train()
+        model = model.to(device=device_for(self), dtype=torch.float32).train()
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
@@ -890,6 +890,7 @@ def rows_for(setup: Setup, rows: np.ndarray, index: np.ndarray | None = None) ->
         index=index,
         dtype=first.dtype,
         device=first.device,
+        resident=tensor_of_rows(rows),
     )
 
 

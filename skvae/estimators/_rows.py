@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils.validation import validate_data
+
+from skvae.estimators._array_api import TensorInput, read_tensor
 
 # Rows are read as they are in these dtypes and as float64 in any other.
 KEPT_DTYPES = [np.float64, np.float32, np.uint8, np.bool_]
@@ -39,15 +42,15 @@ class KnownRows(NamedTuple):
 
 def read_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     """Validated rows, in one of `KEPT_DTYPES`, not copied where that can be helped."""
+    checks: dict[str, Any] = {
+        "ensure_all_finite": "allow-nan",
+        "ensure_min_samples": 2 if reset else 1,
+        "reset": reset,
+    }
     try:
-        return validate_data(
-            estimator,
-            X,
-            dtype=KEPT_DTYPES,
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-            reset=reset,
-        )
+        if isinstance(X, TensorInput):
+            return read_tensor(estimator, X, functools.partial(validate_data, estimator), **checks)
+        return validate_data(estimator, X, dtype=KEPT_DTYPES, **checks)
     except ValueError as error:
         place = _first_infinity(X) if "infinity" in str(error) else None
         if place is None:
@@ -71,6 +74,8 @@ def _first_infinity(X: Any) -> str | None:
 
 def contains_nan(rows: np.ndarray) -> bool:
     """Whether an entry is missing."""
+    if isinstance(rows, TensorInput):
+        return rows.contains_nan()
     if rows.dtype.kind != "f":
         return False
     step = max(1, SCANNED_AT_ONCE // max(1, rows.shape[1]))

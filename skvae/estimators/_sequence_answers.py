@@ -363,7 +363,7 @@ class AnswersOnSequences(LatentVariableEstimator):
         n_steps = positive_integer(n_steps, "n_steps")
         n_draws = self._n_draws()
         generator = cpu_generator(random_state)
-        rows, n_columns = sequences.rows, self.n_columns_
+        rows, n_columns = np.asarray(sequences.rows), self.n_columns_
         if rows.dtype.kind != "f":
             rows = rows.astype(np.float32)
         longer = np.pad(rows, ((0, 0), (0, n_steps * n_columns)), constant_values=np.nan)
@@ -435,7 +435,7 @@ class AnswersOnSequences(LatentVariableEstimator):
                 model, seen, noise, on_device, lambda draws: head.unstandardize(draws.x)
             )
 
-        rows = sequences.rows
+        rows = np.asarray(sequences.rows)
         out = np.array(rows, dtype=np.promote_types(rows.dtype, np.float32))
         # One sequence at a time, each with the same draws: what is said of it must not depend on
         # the others.

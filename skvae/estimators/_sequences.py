@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skvae._core._sklearn import _check_feature_names
+from skvae.estimators._array_api import TensorInput, read_tensor
 from skvae.estimators._rows import KEPT_DTYPES, read_rows
 
 Form = Literal["rows", "array", "list", "stacked"]
@@ -17,6 +18,9 @@ FORMS = (
     "a 3-d array (n_sequences, n_steps, n_columns), a list of 2-d arrays (n_steps, n_columns), or "
     "all steps stacked in a 2-d array with lengths"
 )
+
+# What is asked of all of them.
+CHECKS: dict[str, Any] = {"ensure_all_finite": "allow-nan"}
 
 
 class Stacked(NamedTuple):
@@ -77,11 +81,13 @@ def read_sequences(estimator: Any, X: Any, *, reset: bool) -> Sequences:
         raise ValueError(f"X is an empty list. Pass {FORMS}.")
     n_axes = _n_axes(X)
     if n_axes == 3 and not _is_list(X):
-        steps = _check(X, "X", allow_nd=True)
+        steps = X if isinstance(X, TensorInput) else _check(X, "X", allow_nd=True)
         _check_columns(estimator, steps.shape[2], reset=reset)
         if steps.shape[1] < 1 or steps.shape[2] < 1:
             raise ValueError(f"X needs at least one step and one column; got shape {steps.shape}.")
-        rows = steps.reshape(len(steps), -1)
+        rows = steps.reshape(len(steps), steps.shape[1] * steps.shape[2])
+        if isinstance(rows, TensorInput):
+            rows = read_tensor(estimator, rows, check_array, **CHECKS, input_name="X")
         return Sequences(rows, np.full(len(steps), steps.shape[1]), steps.shape[2], "array")
     if _is_list(X) and len(X) and any(_n_axes(one) == 2 for one in X):
         return _read_list(estimator, X, reset=reset)
@@ -177,8 +183,8 @@ def _check(X: Any, name: str, **options: Any) -> np.ndarray:
     return check_array(
         X,
         dtype=KEPT_DTYPES,
-        ensure_all_finite="allow-nan",
         input_name=name,
+        **CHECKS,
         **options,
     )
 

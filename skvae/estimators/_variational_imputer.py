@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._core._random import MAX_SEED
 from skvae._core._sklearn import BaseEstimator, HasMethods, MissingValues, _fit_context
+from skvae.estimators._array_api import AnswersInKind
 from skvae.estimators._table import library_of
 from skvae.estimators._transaction import all_or_nothing
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
@@ -25,7 +26,7 @@ KEPT_DTYPES = [np.float64, np.float32, np.float16]
 ENTRIES_PER_COMPONENT = 20
 
 
-class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, AnswersInKind, BaseEstimator):
     """Imputer that fills in missing entries by what a variational autoencoder expects.
 
     A :class:`VariationalAutoencoder` is trained on the rows as they are, holes included, and a

@@ -13,6 +13,8 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from skvae._core._sklearn import to_numpy
+
 Side = Literal["below", "above"]
 
 # Variance of log weights from which on there is nothing more to say; its exponential is finite.
@@ -74,7 +76,7 @@ class LogLikelihood:
     @property
     def mean(self) -> float:
         """Mean of the values, in nats per row."""
-        return float(np.mean(self.value))
+        return float(np.mean(to_numpy(self.value)))
 
     @property
     def mean_standard_error(self) -> float:
@@ -85,14 +87,14 @@ class LogLikelihood:
         average out. How much rows differ is another matter: ``value.std() / sqrt(n_samples)`` is
         the error of the mean over all rows there could be.
         """
-        return float(np.sqrt(np.sum(np.square(self.standard_error)))) / max(1, len(self.value))
+        return _root_sum_square(to_numpy(self.standard_error)) / max(1, self.value.shape[0])
 
     def __repr__(self) -> str:
-        n_rows = len(self.value)
+        n_rows = self.value.shape[0]
         rows = "1 row" if n_rows == 1 else f"{n_rows} rows"
         lines = [f"LogLikelihood of {rows}: method={self.method!r}, side={self.side!r}"]
         if n_rows:
-            error, ess = self.standard_error, self.effective_sample_size
+            error, ess = map(to_numpy, (self.standard_error, self.effective_sample_size))
             form = f".{_digits(self.mean_standard_error)}f" if abs(self.mean) < 1e9 else ".6g"
             lines += [
                 f"  mean {self.mean:{form}} ± {self.mean_standard_error:{form}} nats",
@@ -100,6 +102,10 @@ class LogLikelihood:
                 f"  effective draws: median {np.median(ess):.3g}, smallest {np.min(ess):.3g}",
             ]
         return "\n".join(lines)
+
+
+def _root_sum_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.sum(np.square(values))))
 
 
 def _digits(error: float) -> int:
