@@ -18,6 +18,10 @@ class FileFormatError(SkvaeError, ValueError):
     """A file is not a saved skvae estimator, is damaged, or needs a newer skvae."""
 
 
+class ProcessGroupError(SkvaeError, RuntimeError):
+    """Another process of a group that trains together failed, or stopped answering."""
+
+
 class EmptyClusterWarning(UserWarning):
     """No training row has some cluster as its most probable one."""
 

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from skvae._core._batch import draw_noise
 from skvae._core._component import Component
 from skvae._core._device import resolve_device
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
-from skvae._core._random import MAX_SEED, Streams
+from skvae._core._random import Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
 from skvae.engine import (
     CrossFit,
     Plan,
+    ProcessGroup,
     Rows,
     Status,
     Trainer,
@@ -39,6 +39,7 @@ from skvae.engine import (
     evaluation_draws,
     residual_moments,
 )
+from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import (
     FEWEST_ROWS,
@@ -48,6 +49,7 @@ from skvae.estimators._rows import (
     hold_out,
     read_rows,
 )
+from skvae.estimators._shards import read_alike
 from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
@@ -105,6 +107,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
 
     # Rows of which something is observed that a first fit needs.
     _fewest_rows = 2
+
+    # Whether rows may be read some at a time, each as it would be among the others.
+    _reads_by_row = True
 
     # What the parameters of components are called among those of the estimator.
     _parameter_names: ClassVar[dict[str, str]] = {}
@@ -199,7 +204,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             as it was before the call.
         """
         continued = self.warm_start and self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
+        rows = read_alike(self, X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=False)
 
     @all_or_nothing
@@ -230,7 +235,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             As for ``fit``.
         """
         continued = self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
+        rows = read_alike(self, X, reset=not continued)
         return self._train(rows, X, y, continued=continued, partial=True)
 
     def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
@@ -318,7 +323,8 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 "it is, but this prior is made of the encoder. Use another prior, or "
                 "fit_order='joint'."
             )
-        progress = Progress(self, X, y, verbose=self.verbose)
+        speaks = ProcessGroup.current().speaks
+        progress = Progress(self, X, y, verbose=self.verbose, speaks=speaks)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
             fitted = self._fitted_attributes(setup, setup.model, rows)
@@ -338,7 +344,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if fitted["likelihood_"] is not given:
             fitted["_likelihood_given"] = given
         vars(self).update(fitted)
-        if not partial:
+        if speaks and not partial:
             self._warn(result)
         return self
 
@@ -347,7 +353,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     ) -> Setup:
         """A model for rows seen for the first time."""
         n_latent = self._n_latent(rows)
-        seed = int(check_random_state(self.random_state).randint(MAX_SEED))
+        seed = seed_of_fit(self.random_state)
         summary = self._summarize(components["likelihood_"], rows, has_missing)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
@@ -432,7 +438,9 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
                 restart.requires_grad_(True)
         solver = setup.components["solver_"]
         scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
-        trainer = Trainer(model, bound, solver, plan, streams, len(training), others, scales)
+        group = ProcessGroup.current()
+        n_rows = len(training)
+        trainer = Trainer(model, bound, solver, plan, streams, n_rows, others, scales, group)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
@@ -536,6 +544,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
             plan,
             streams,
             len(wholes),
+            ProcessGroup.current(),
         )
 
         def attributes_now() -> dict[str, Any]:
@@ -706,7 +715,7 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
     def _warn_of_unobserved(self, summary: ColumnSummary) -> None:
         """Say which columns hold no value at all."""
         unobserved = np.flatnonzero(summary.n_observed == 0)
-        if len(unobserved):
+        if len(unobserved) and ProcessGroup.current().speaks:
             names = getattr(self, "feature_names_in_", None)
             listed = unobserved.tolist() if names is None else [str(names[j]) for j in unobserved]
             warnings.warn(
