@@ -186,8 +186,7 @@ def main(folder):
     found["gathered"] = group.gather(own).tolist()
     found["flags"] = group.gather(np.array([True] * group.rank, dtype=bool)).tolist()
     found["integer"] = group.integer(7 + group.rank)
-    # The last one: the group is of no use afterwards.
-    dist.barrier()
+    # At last, since the group is of no use afterwards.
     if group.rank == 1:
         dist.destroy_process_group()
     else:

@@ -51,7 +51,7 @@ def test_processes_that_train_other_models_are_told(found):
 
 
 def test_rows_of_all_processes_in_order_of_rank(found):
-    expected = [[i + 0.5, 100.0 * rank] for rank in range(2) for i in range(3 + rank)]
+    expected = [[i + 0.5, i + 100.0 * rank] for rank in range(2) for i in range(3 + rank)]
     for own in found:
         assert own["gathered"] == expected
         assert own["flags"] == [True]  # the other one has no rows
