@@ -51,3 +51,35 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < until, "nothing happened"
         time.sleep(0.02)
+
+
+def left_by(
+    script: Path, factory: Any, prepare: Callable[[Path], None] = lambda folder: None
+) -> Path:
+    """Folder with what a script has left there, launched once for all workers of a test run.
+
+    `factory` is pytest's ``tmp_path_factory``, and `prepare` puts into the folder what is to be
+    there before.
+    """
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "-".join(script.relative_to(ROOT).with_suffix("").parts)
+    said = folder / "said"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        wait_for(said.exists, 2 * MOST_SECONDS)
+    else:
+        text = "it was not launched"
+        try:
+            prepare(folder)
+            process = launched(script, folder)
+            text = ended(process)
+            text = "" if process.returncode == 0 else text or "failed"
+        finally:
+            part = folder / "said.part"
+            part.write_text(text)
+            part.replace(said)
+    text = said.read_text()
+    assert not text, text
+    return folder

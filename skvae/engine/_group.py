@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ class ProcessGroup:
         if self.is_alone:
             return t
         with self._telling():
-            there = _where_it_travels(t)
+            there = self._where_it_travels(t)
             dist.all_reduce(there)
         return t if there is t else t.copy_(there)
 
@@ -117,7 +118,7 @@ class ProcessGroup:
                 continue
             flat = torch.cat([t.detach().reshape(-1).to(own[0].device) for t in own])
             with self._telling():
-                there = _where_it_travels(flat)
+                there = self._where_it_travels(flat)
                 dist.broadcast(there, src=0)
             for t, value in zip(own, there.split([t.numel() for t in own]), strict=True):
                 t.detach().copy_(value.view(t.shape))
@@ -156,7 +157,7 @@ class ProcessGroup:
             # As bytes, of which every backend knows the type.
             t = torch.from_numpy(part.reshape(-1).view(np.uint8))
             with self._telling():
-                there = _where_it_travels(t)
+                there = self._where_it_travels(t)
                 dist.broadcast(there, src=rank)
             if there is not t:
                 t.copy_(there)
@@ -237,6 +238,22 @@ class ProcessGroup:
         interrupted, self._interrupted = self._interrupted, False
         return interrupted
 
+    @cached_property
+    def _backends(self) -> dict[str, str]:
+        """Backend for the tensors of each type of device, for instance gloo for the CPU's."""
+        pairs = (pair.split(":") for pair in dist.get_backend_config().split(","))
+        return {device: backend for device, backend in pairs}
+
+    def _where_it_travels(self, t: Tensor) -> Tensor:
+        """The tensor where a backend takes it: itself, or a copy on another device."""
+        own = self._backends.get(t.device.type)
+        # Through gloo a GPU's tensors go by way of the host.
+        if own is not None and (own != "gloo" or t.device.type == "cpu"):
+            return t.contiguous()
+        if "cpu" in self._backends:
+            return t.cpu()
+        return t.to(torch.device("cuda", torch.cuda.current_device()))
+
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Turn the error of a backend into one that says where to look."""
@@ -251,16 +268,3 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-
-
-def _where_it_travels(t: Tensor) -> Tensor:
-    """The tensor where a backend of the group takes it: itself, or a copy on another device."""
-    # For instance "cpu:gloo,cuda:nccl". Through gloo a GPU's tensors go by way of the host.
-    pairs = (pair.split(":") for pair in dist.get_backend_config().split(","))
-    backends = {device: backend for device, backend in pairs}
-    own = backends.get(t.device.type)
-    if own is not None and (own != "gloo" or t.device.type == "cpu"):
-        return t if t.is_contiguous() else t.contiguous()
-    if "cpu" in backends:
-        return t.cpu()
-    return t.to(torch.device("cuda", torch.cuda.current_device()))

@@ -7,16 +7,13 @@ import pytest
 
 from skvae.engine import ALONE, ProcessGroup
 from tests.engine import group_cases
-from tests.torchrun import ROOT, ended, launched
+from tests.torchrun import ROOT, left_by
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each of two processes has found."""
-    folder = tmp_path_factory.mktemp("found")
-    process = launched(ROOT / "tests" / "engine" / "group_cases.py", folder)
-    text = ended(process)
-    assert process.returncode == 0, text
+    folder = left_by(ROOT / "tests" / "engine" / "group_cases.py", tmp_path_factory)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

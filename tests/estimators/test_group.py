@@ -8,24 +8,27 @@ import signal
 import numpy as np
 import pytest
 
+import skvae
 from tests.estimators import group_cases
-from tests.torchrun import ROOT, ended, launched, wait_for
+from tests.estimators.small import factor_rows
+from tests.torchrun import ROOT, ended, launched, left_by, wait_for
 
 N_BYTES = 4 * 800 * 5001
+
+
+def write_rows(folder):
+    """Files of rows, one of them with a bad one in the part of the second process."""
+    X = np.random.default_rng(0).normal(size=(5001, 800)).astype(np.float32)
+    np.save(folder / "rows.npy", X)
+    X[4000, 7] = np.inf
+    np.save(folder / "bad.npy", X)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the files are that two processes have left, after they have ended."""
-    folder = tmp_path_factory.mktemp("found")
-    X = np.random.default_rng(0).normal(size=(5001, 800)).astype(np.float32)
-    np.save(folder / "rows.npy", X)
-    X[4000, 7] = np.inf
-    np.save(folder / "bad.npy", X)
-    process = launched(ROOT / "tests" / "estimators" / "group_cases.py", folder)
-    text = ended(process)
-    assert process.returncode == 0, text
-    return folder
+    script = ROOT / "tests" / "estimators" / "group_cases.py"
+    return left_by(script, tmp_path_factory, write_rows)
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,13 @@ def test_killed_process_ends_the_others_with_a_message(tmp_path):
     text = ended(process, 60)
     assert process.returncode != 0
     assert "rank 0 of 2: another process of the group failed or stopped answering" in text
+
+
+@pytest.mark.slow
+def test_script_of_the_page_runs(tmp_path):
+    rows, model = tmp_path / "rows.npy", tmp_path / "model.skvae"
+    np.save(rows, factor_rows(1200, 12))
+    process = launched(ROOT / "doc" / "distributed_script.py", rows, model)
+    text = ended(process)
+    assert process.returncode == 0, text
+    assert skvae.load(model).n_components_ == 10
