@@ -25,6 +25,10 @@ class OutOfMemoryError(SkvaeError, MemoryError):
     """
 
 
+class ProcessGroupError(SkvaeError, RuntimeError):
+    """Another process of a group that trains together failed, or stopped answering."""
+
+
 class EmptyClusterWarning(UserWarning):
     """No training row has some cluster as its most probable one."""
 

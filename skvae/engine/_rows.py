@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch
+from skvae.engine._group import Portion
 
 # Entries of X that are gathered and standardised at a time on a processor; they stay in its cache.
 GATHERED_AT_ONCE = 2**15
@@ -198,7 +199,9 @@ class Rows:
         """Rows `start` to `stop` of this set, standardised, on the device."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
-    def fill(self, into: Batch, generator: torch.Generator) -> Iterator[int]:
+    def fill(
+        self, into: Batch, generator: torch.Generator, portion: Portion | None = None
+    ) -> Iterator[int]:
         """One pass over the rows in random order, as many batches at a time as there is room for.
 
         Parameters
@@ -208,6 +211,9 @@ class Rows:
             factors if it has room for them; to its weights 1 for a row, and 0 for what fills up
             the last batch.
         generator : torch.Generator
+        portion : Portion or None, default=None
+            Which rows of each batch are wanted, there being other processes for the others; None
+            means all.
 
         Yields
         ------
@@ -216,7 +222,12 @@ class Rows:
         """
         assert into.weight is not None
         n_batches, batch_size = into.weight.shape
-        order, weights = self._deal(batch_size, generator)
+        if portion is None:
+            order, weights = self._deal(batch_size, generator)
+        else:
+            order, weights = self._deal(portion.n_whole, generator)
+            order = order[:, portion.rows]
+            weights = weights[:, portion.rows] * portion.counts
         flat = into.map(lambda t: t.flatten(0, 1))
         assert flat.weight is not None
         for start in range(0, len(order), n_batches):

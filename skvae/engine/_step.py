@@ -15,6 +15,7 @@ from torch import Tensor
 from skvae._core._batch import Clock, NoiseSpec, StepInputs
 from skvae._core._flat import FlatParameters
 from skvae._core._units import Move
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._weights import UncertainWeights
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
@@ -40,6 +41,8 @@ class TrainingStep:
     n_phase_steps : int
         Steps for which the recognition model alone is trained, then the generative model alone, and
         so on in turn; 0 trains both at once.
+    group : ProcessGroup, default=ALONE
+        Processes of which each computes the gradient of a portion of the rows.
 
     Attributes
     ----------
@@ -59,8 +62,10 @@ class TrainingStep:
         prior_precision: Sequence[float] | None = None,
         uncertain: Callable[[FlatParameters], UncertainWeights] | None = None,
         n_phase_steps: int = 0,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.bound = bound
+        self._group = group
         self.n_phase_steps = n_phase_steps
         self.flat = FlatParameters(models, models[0].recognition_weights() if n_phase_steps else ())
         self.gradient = bound.gradient_step(self.flat.stack)
@@ -90,6 +95,7 @@ class TrainingStep:
             uncertain.draw_(inputs.noise)
             self.gradient(inputs, self.clock)
             uncertain.return_()
+        self._group.sum_(self.flat.gradient)
         for group, pull in zip(groups, self._pull, strict=False):
             group.grad.addcmul_(pull, group.data)
         if self.clip_norm is not None:

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from skvae._core._batch import draw_noise
 from skvae._core._component import Component
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
-from skvae._core._random import MAX_SEED, Streams
+from skvae._core._random import Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
 from skvae._core._units import Move
 from skvae.engine import (
     CrossFit,
     Plan,
+    ProcessGroup,
     Rows,
     Status,
     StreamedRows,
@@ -41,6 +41,7 @@ from skvae.engine import (
     residual_moments,
 )
 from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
+from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import (
     FEWEST_ROWS,
@@ -51,6 +52,7 @@ from skvae.estimators._rows import (
     read_rows,
 )
 from skvae.estimators._running import N_MOMENTS, with_further_rows
+from skvae.estimators._shards import read_alike
 from skvae.estimators._stored import Stream, store_of
 from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
@@ -118,6 +120,9 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
 
     # Rows of which something is observed that a first fit needs.
     _fewest_rows = 2
+
+    # Whether rows may be read some at a time, each as it would be among the others.
+    _reads_by_row = True
 
     # What the parameters of components are called among those of the estimator.
     _parameter_names: ClassVar[dict[str, str]] = {}
@@ -250,7 +255,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if store is not None and isinstance(X, np.ndarray) and not self._can_stream:
             store = None  # what the memory takes is for the system to say
         if store is None:
-            rows = self._read_rows(X, reset=not continued)
+            rows = read_alike(self, X, reset=not continued)
             return self._train(rows, X, y, continued=continued, partial=partial)
         if not self._can_stream:
             raise ValueError(
@@ -260,7 +265,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if not continued:
             vars(self).pop("likelihood_", None)  # says how tables were read
         stream = Stream(store, self._read_block, self.max_memory)
-        seed = self._seed if continued else self._draw_seed()
+        seed = self._seed if continued else seed_of_fit(self.random_state)
         stream.begin(seed, reset=not continued, skip_empty=self.missingness is None)
         return self._train(
             stream.told.sample, stream.head, y, continued=continued, partial=partial, stream=stream
@@ -268,9 +273,6 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
 
     def _read_block(self, chunk: Any, reset: bool) -> np.ndarray:
         return self._read_rows(chunk, reset=reset)
-
-    def _draw_seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(MAX_SEED))
 
     def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
         """Fields of `Setup` that say what is known of the training rows beside themselves."""
@@ -381,7 +383,8 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
                 "it is, but this prior is made of the encoder. Use another prior, or "
                 "fit_order='joint'."
             )
-        progress = Progress(self, X, y, verbose=self.verbose)
+        speaks = ProcessGroup.current().speaks
+        progress = Progress(self, X, y, verbose=self.verbose, speaks=speaks)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
             fitted = self._fitted_attributes(setup, setup.model, rows)
@@ -401,8 +404,9 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if fitted["likelihood_"] is not given:
             fitted["_likelihood_given"] = given
         vars(self).update(fitted)
-        self._warn_of_divergence(result)
-        if not partial:
+        if speaks:
+            self._warn_of_divergence(result)
+        if speaks and not partial:
             self._warn(result)
         return self
 
@@ -415,7 +419,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     ) -> Setup:
         """A model for rows seen for the first time."""
         n_latent = self._n_latent(rows)
-        seed = self._draw_seed() if stream is None else stream.seed
+        seed = seed_of_fit(self.random_state) if stream is None else stream.seed
         moments = None if stream is None else stream.told.moments
         summary = self._summarize(components["likelihood_"], rows, has_missing, moments)
         self._check_moments(summary)
@@ -514,7 +518,9 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
         for move in setup.moves if scales else ():
             move.stretch_(scales)
-        trainer = Trainer(model, bound, solver, plan, streams, len(shown), others, scales)
+        group = ProcessGroup.current()
+        n_rows = len(shown)
+        trainer = Trainer(model, bound, solver, plan, streams, n_rows, others, scales, group)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
@@ -619,6 +625,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             plan,
             streams,
             len(wholes),
+            ProcessGroup.current(),
         )
 
         def attributes_now() -> dict[str, Any]:
@@ -791,7 +798,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     def _warn_of_unobserved(self, summary: ColumnSummary) -> None:
         """Say which columns hold no value at all."""
         unobserved = np.flatnonzero(summary.n_observed == 0)
-        if len(unobserved):
+        if len(unobserved) and ProcessGroup.current().speaks:
             names = getattr(self, "feature_names_in_", None)
             listed = unobserved.tolist() if names is None else [str(names[j]) for j in unobserved]
             warnings.warn(

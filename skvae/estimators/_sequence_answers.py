@@ -55,6 +55,7 @@ class AnswersOnSequences(LatentVariableEstimator):
     n_columns_: int
     n_steps_: int
     _rows_are_sequences: bool
+    _reads_by_row = False
 
     def _read_sequences(self, X: Any, *, reset: bool) -> Sequences:
         """Validated sequences."""
