@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import draw_noise
+from skvae._core._memory import release_unused
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._loop import TrainingLoop, evaluation_draws
+from skvae.engine._pieces import in_pieces
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._precision import products_in
 from skvae.engine._replay import runner_for
@@ -123,20 +125,43 @@ class Trainer(TrainingLoop):
         """
         self._rows, self._validation = rows, validation
         self._know_rows()
+        self._plan = plan
+        self._place_steps(plan.steps_per_epoch(len(rows)))
+        self._departures = departures
+        n_operations = self.step.n_operations(plan.batch_size)
+        with threads_for(n_operations), products_in(plan.precision):
+            return self._loop(plan, observer)
+
+    def _place_steps(self, n_steps: int) -> None:
+        """Memory for the inputs of as many as `n_steps` steps, and what takes these."""
+        rows, plan = self._rows, self._plan
+        assert rows is not None
         self._chunk = Chunk(
             self.models,
             rows.slice(0, 1),
             n_draws=self.bound.n_draws,
-            n_steps=plan.steps_per_epoch(len(rows)),
+            n_steps=n_steps,
             n_rows=rows.batch_size(plan.batch_size),
             with_features=self.step.gradient.needs_features,
             further_noise=self.step.noise_spec(),
         )
         self._run = runner_for(self.step, plan.n_steps(len(rows)))
-        self._departures = departures
-        n_operations = self.step.n_operations(plan.batch_size)
-        with threads_for(n_operations), products_in(plan.precision):
-            return self._loop(plan, observer)
+
+    def _generators(self) -> list[torch.Generator]:
+        return [self._rows_generator, self._noise_generator]
+
+    def _make_room(self) -> bool:
+        # First X is read from where it lies; then fewer steps are prepared at a time, down to one.
+        rows = [own for own in (self._rows, self._validation) if own is not None]
+        if any([own.leave_device() for own in rows]):
+            return True
+        n_steps = self._chunk.n_steps
+        if n_steps == 1:
+            return False
+        del self._chunk, self._run
+        release_unused()
+        self._place_steps(n_steps // 2)
+        return True
 
     @property
     def model(self) -> LatentVariableModel:
@@ -226,20 +251,27 @@ def bounds_of_rows(
     n_draws = evaluation_draws(bound, len(rows))
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
-    parts = []
+    parts: list[Tensor] = []
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), VALIDATION_BATCH):
-            batch = rows.slice(start, start + VALIDATION_BATCH)
+            stretch = slice(start, min(start + VALIDATION_BATCH, len(rows)))
             noise = draw_noise(
                 model.noise_spec(n_draws),
-                len(batch.x),
+                stretch.stop - start,
                 generator=generator,
                 dtype=first.dtype,
                 device=first.device,
             )
-            parts.append(function(model, batch, noise).double())
+            in_pieces(
+                lambda some, own: parts.append(function(model, some, own).double()),
+                model,
+                rows,
+                stretch,
+                noise,
+                n_draws,
+            )
     finally:
         model.train(was_training)
     return torch.cat(parts)
