@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from skvae import VariationalAutoencoder
 from skvae._core._memory import memory_allowed
+from skvae._core._random import Streams
 from skvae.engine import Rows, bounds_of_rows
+from skvae.objectives import SGVB
 from tests.engine.toy import (
     FOUR_ROWS,
     Script,
@@ -13,6 +16,9 @@ from tests.engine.toy import (
     rows_of,
     steps_of,
 )
+from tests.estimators.small import STILL_RISING, factor_rows
+
+pytestmark = pytest.mark.filterwarnings(STILL_RISING)
 
 N_EPOCHS = 3
 
@@ -74,11 +80,6 @@ def test_a_step_that_is_too_much_by_itself_is_an_error():
 
 
 def test_held_out_bounds_do_not_depend_on_how_many_rows_there_is_memory_for():
-    from skvae import VariationalAutoencoder
-    from skvae._core._random import Streams
-    from skvae.objectives import SGVB
-    from tests.estimators.small import factor_rows
-
     X = factor_rows(200)
     model = VariationalAutoencoder(2, max_iter=2, random_state=0).fit(X).model_
     rows = Rows(
