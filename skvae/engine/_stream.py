@@ -340,6 +340,10 @@ class StreamedRows:
         """
         self._knowable = what
 
+    def leave_device(self) -> bool:
+        """Read windows from where they lie from now on; whether they went to the device before."""
+        return self._sample.leave_device()
+
     def example(self) -> Batch:
         """A row, as batches hold them."""
         return self._known(self._sample.some(np.zeros(1, dtype=np.int64))).example()
