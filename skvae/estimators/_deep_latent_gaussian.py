@@ -121,7 +121,8 @@ posterior component, default="diagonal"
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
     device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
+        of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
     warm_start : bool, default=False
         Whether ``fit`` goes on training the fitted model.
     verbose : int, default=0

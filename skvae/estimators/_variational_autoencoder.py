@@ -204,7 +204,8 @@ posterior component, default="diagonal"
         networks. Where the hardware has neither, nothing changes. The setting is torch's own and
         holds for the whole process while ``fit`` runs.
     device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
+        of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
     warm_start : bool, default=False
         Whether ``fit`` goes on training the fitted model. The same rows are held out each time if
         X is the same; there is no cross-fitting then.
