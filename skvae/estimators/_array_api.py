@@ -37,8 +37,8 @@ NUMBERS = "biuf"
 TENSOR_DTYPES = [torch.float64, torch.float32, torch.uint8, torch.bool]
 # Of the DLPack protocol: memory that a processor can read.
 DLPACK_HOSTS = frozenset({1, 3})
-# Rows of a tensor that are looked at for NaN at a time.
-SCANNED_AT_ONCE = 2**20
+# Entries of a tensor that are looked at for NaN at a time.
+SCANNED_AT_ONCE = 2**22
 
 
 class Kind(NamedTuple):
@@ -154,7 +154,7 @@ class AnswersInKind:
         """For scikit-learn's ``move_estimator_to``: a copy with its arrays converted."""
         moved = copy.deepcopy(self)
         for name, value in list(vars(moved).items()):
-            if _moves(name, value) or _is_foreign(value):
+            if _moves(name, value) or (_is_fitted(name) and _is_foreign(value)):
                 vars(moved)[name] = converter(value)
         return moved
 
@@ -383,14 +383,19 @@ def _is_list(value: Any) -> bool:
 def _foreign_arrays(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Fitted attributes, by name, that are arrays, but not NumPy's."""
     for name, value in state.items():
-        if (name[0] == "_" or name[-1] == "_") and _is_foreign(value):
+        if _is_fitted(name) and _is_foreign(value):
             yield name, value
 
 
 def _moves(name: str, value: Any) -> bool:
     """Whether an attribute is a fitted array of NumPy's that another library could hold."""
-    is_fitted = (name[0] == "_" or name[-1] == "_") and name not in HOST_ONLY
-    return is_fitted and isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS
+    holds_numbers = isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS
+    return holds_numbers and _is_fitted(name) and name not in HOST_ONLY
+
+
+def _is_fitted(name: str) -> bool:
+    """Whether an attribute of this name is no parameter."""
+    return name[0] == "_" or name[-1] == "_"
 
 
 def _makes_table(estimator: Any, method: str) -> bool:

@@ -11,7 +11,13 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._core._random import MAX_SEED
-from skvae._core._sklearn import BaseEstimator, HasMethods, MissingValues, _fit_context
+from skvae._core._sklearn import (
+    BaseEstimator,
+    HasMethods,
+    MissingValues,
+    _fit_context,
+    to_numpy,
+)
 from skvae.estimators._array_api import AnswersInKind
 from skvae.estimators._table import library_of
 from skvae.estimators._transaction import all_or_nothing
@@ -141,7 +147,7 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, AnswersInKind, 
         marker = np.nan if self._nan_is_missing else self.missing_values
         other = 0.0 if marker != 0.0 else 1.0
         indicator = MissingIndicator(missing_values=marker, error_on_new=False)
-        return indicator.fit([np.where(self._has_missing, marker, other)])
+        return indicator.fit([np.where(to_numpy(self._has_missing), marker, other)])
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=False)
