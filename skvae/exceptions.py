@@ -18,6 +18,17 @@ class FileFormatError(SkvaeError, ValueError):
     """A file is not a saved skvae estimator, is damaged, or needs a newer skvae."""
 
 
+class OutOfMemoryError(SkvaeError, MemoryError):
+    """There is not enough memory, on the processor or on a device, for the least that is needed.
+
+    Also a ``MemoryError``, as Python raises it.
+    """
+
+
+class ProcessGroupError(SkvaeError, RuntimeError):
+    """Another process of a group that trains together failed, or stopped answering."""
+
+
 class EmptyClusterWarning(UserWarning):
     """No training row has some cluster as its most probable one."""
 

@@ -23,6 +23,7 @@ _PRIVATE = frozenset(
         "_is_empty",
         "_learned_missing",
         "_likelihood_given",
+        "_moments",
         "_rows_are_sequences",
         "_schema",
         "_seed",

@@ -173,6 +173,13 @@ class NoiseSpec(NamedTuple):
             return (n_rows, *self.shape)
         return self.shape
 
+    def rows_of(self, noise: Tensor, rows: slice) -> Tensor:
+        """Noise of some of the rows, whatever axes come first; all of it where it is of no row."""
+        if self.per == "batch":
+            return noise
+        n_after = len(self.shape) - (self.per == "draw_row")
+        return noise.narrow(-1 - n_after, rows.start, rows.stop - rows.start)
+
 
 Noise = Mapping[str, Tensor]
 

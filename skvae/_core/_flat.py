@@ -7,10 +7,14 @@ each tensor. The modules' own parameters stay in place as views.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+# Entries of which a group's gradient begins at a multiple, as memory of its own would.
+ALIGNED = 64
 
 
 class Group(NamedTuple):
@@ -92,6 +96,9 @@ class FlatParameters:
     groups : list of Group
         One for each rate factor, of what is set apart and of what is not.
     stack : Stack
+    gradient : Tensor of shape (n_entries,)
+        The gradients of all groups, for one reduction between processes: those of the groups are
+        views of it. Entries between them are 0.
     """
 
     def __init__(self, modules: Sequence[nn.Module], apart: Collection[str] = ()) -> None:
@@ -111,7 +118,7 @@ class FlatParameters:
         }
         if not kinds:
             raise ValueError("module has no trainable parameters")
-        self.groups: list[Group] = []
+        groups: list[Group] = []
         # Group, place in its vectors and shape of each parameter.
         self._places: dict[str, tuple[int, slice, torch.Size]] = {}
         for kind in sorted(set(kinds.values())):
@@ -121,15 +128,20 @@ class FlatParameters:
                 for m in modules
             ]
             data = torch.stack(rows)
-            group = Group(*kind, data, torch.zeros_like(data), torch.zeros_like(data))
+            groups.append(Group(*kind, data, data, torch.zeros_like(data)))
             start = 0
             for name in mine:
                 shape = first.get_parameter(name).shape
                 part = slice(start, start + shape.numel())
-                self._places[name] = len(self.groups), part, shape
-                group.is_weight[:, part] = float(len(shape) >= 2 and name not in no_weights)
+                self._places[name] = len(groups) - 1, part, shape
+                groups[-1].is_weight[:, part] = float(len(shape) >= 2 and name not in no_weights)
                 start = part.stop
-            self.groups.append(group)
+        ends = list(accumulate(-(-g.data.numel() // ALIGNED) * ALIGNED for g in groups))
+        self.gradient = groups[0].data.new_zeros(ends[-1])
+        self.groups = [
+            g._replace(grad=self.gradient[start : start + g.data.numel()].view_as(g.data))
+            for g, start in zip(groups, [0, *ends], strict=False)
+        ]
         values = self.named([group.data for group in self.groups])
         gradients = self.named([group.grad for group in self.groups])
         for i, module in enumerate(modules):

@@ -80,6 +80,44 @@ class ColumnSummary(NamedTuple):
             n_observed=n_observed,
         )
 
+    @np.errstate(invalid="ignore")  # as of infinity in `of`
+    def merged(self, other: ColumnSummary) -> ColumnSummary:
+        """Summary of the rows of both, as if it were of all of them at once.
+
+        Of the moments; `marginals` are left out, since a likelihood alone knows how to merge its
+        own.
+
+        References
+        ----------
+        Chan, T. F., Golub, G. H. and LeVeque, R. J. (1983). Algorithms for computing the sample
+        variance: analysis and recommendations. The American Statistician 37. Equation 1.5b.
+        """
+        n_observed = self.n_observed + other.n_observed
+        share = other.n_observed / np.maximum(n_observed, 1.0)
+        # What says nothing of a column, such as the zeros of an empty summary, does not count.
+        mine, others = self.n_observed > 0, other.n_observed > 0
+        both = mine & others
+        # Halves, and shares of the largest: neither 1e308 overflows nor 1e-300 vanishes.
+        half_gap = np.where(both, 0.5 * other.mean - 0.5 * self.mean, 0.0)
+        unit = np.maximum(np.maximum(self.scale, other.scale), np.abs(half_gap))
+        divisor = np.where(unit > 0, unit, 1.0)
+        square = (1.0 - share) * np.square(self.scale / divisor)
+        square += share * np.square(other.scale / divisor)
+        square += 4.0 * share * (1.0 - share) * np.square(half_gap / divisor)
+        minimum = np.where(both, np.minimum(self.minimum, other.minimum), other.minimum)
+        maximum = np.where(both, np.maximum(self.maximum, other.maximum), other.maximum)
+        mean = np.where(both, self.mean + 2.0 * (share * half_gap), other.mean)
+        scale = np.where(both, unit * np.sqrt(square), other.scale)
+        alone = mine & ~others
+        return ColumnSummary(
+            mean=np.where(alone, self.mean, mean),
+            scale=np.where(alone, self.scale, scale),
+            minimum=np.where(alone, self.minimum, minimum),
+            maximum=np.where(alone, self.maximum, maximum),
+            n_observed=n_observed,
+            has_missing=self.has_missing or other.has_missing,
+        )
+
     @classmethod
     def blank(cls, n_columns: int) -> ColumnSummary:
         """Summary of no data, for a head whose state is loaded afterwards."""

@@ -2,6 +2,7 @@
 
 from skvae.engine._crossfit import CrossFit, deal_folds
 from skvae.engine._discriminant import start_classifier_
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._moments import residual_moments
 from skvae.engine._neighbors import spread_labels
@@ -9,4 +10,5 @@ from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, Training
 from skvae.engine._regression import regress_on_context
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
+from skvae.engine._stream import StreamedRows, Survey, survey
 from skvae.engine._train import Trainer, bounds_of_rows

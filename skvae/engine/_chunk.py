@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch, MixedNoise, NoiseSpec, StepInputs
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.models._base import LatentVariableModel
 
 # Of the rows and noise of one chunk: it stays in the last-level cache.
@@ -38,6 +39,13 @@ class Chunk:
     with_features : bool
         Whether rows are observed, and what the encoders read computed, here rather than in the
         step.
+    group : ProcessGroup, default=ALONE
+        Of several processes each has memory for its portion of the rows. So that they train as a
+        single one would, all draw the noise of the whole batch, in the same order, and keep that
+        of their portion. Drawing a number takes about 5 ns on a processor's core, and the
+        6 n_weights operations that a row's draw of z costs about 6 n_weights / 10^10 s: with 10^5
+        weights and 20 latent variables 0.1 µs beside 60 µs, which is half of the time only on 600
+        processes.
 
     Attributes
     ----------
@@ -59,9 +67,11 @@ class Chunk:
         n_rows: int,
         with_features: bool,
         further_noise: Mapping[str, NoiseSpec] | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         first = next(models[0].parameters())
         self._models = models
+        self._group = group
         self._specs: Mapping[str, NoiseSpec] = models[0].noise_spec(n_draws) | dict(
             further_noise or {}
         )
@@ -70,17 +80,23 @@ class Chunk:
         entries = n_rows * sum(shape.numel() for shape in given.values())
         entries += sum(torch.Size(shape).numel() for shape in shapes.values())
         fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))
+        # As many for any number of processes, since noise is drawn for all of them at a time.
         self.n_steps = n_steps = max(1, min(n_steps, fitting, MAX_STEPS))
+        self._portion = group.portion(n_rows)
 
         def empty(*shape: int) -> Tensor:
             return first.detach().new_empty(len(models), n_steps, *shape)
 
+        self._drawn = self._noise = {name: empty(*shape) for name, shape in shapes.items()}
+        if not group.is_alone:
+            n_rows = len(self._portion)
+            shapes = {name: spec.full_shape(n_rows) for name, spec in self._specs.items()}
+            self._noise = {name: empty(*shape) for name, shape in shapes.items()}
         weight = empty(n_rows).fill_(1.0)
         memory = {name: empty(n_rows, *shape) for name, shape in given.items()}
         self.rows = Batch(**memory, weight=weight)
         self._share = empty(n_rows, 1)
         self._bounds = empty(n_rows)
-        self._noise = {name: empty(*shape) for name, shape in shapes.items()}
         self._features: Tensor | None = None
         self._change: Tensor | None = None
         if with_features:
@@ -127,14 +143,16 @@ class Chunk:
         """Draw noise for the first `n_steps` steps, whose rows are in place."""
         now = slice(0, n_steps)
         for name, spec in self._specs.items():
-            part = self._noise[name][:, now]
+            part = self._drawn[name][:, now]
             if spec.base == "normal":
                 part.normal_(generator=generator)
             else:
                 part.uniform_(generator=generator)
+            if self._noise is not self._drawn:
+                self._noise[name][:, now] = spec.rows_of(part, self._portion.rows)
         weight = self.rows.weight[:, now]
         # A model that has no rows in a step has no gradient, rather than 0 / 0.
-        n_rows = weight.sum(2, keepdim=True).clamp(min=1.0)
+        n_rows = self._group.sum_(weight.sum(2, keepdim=True)).clamp(min=1.0)
         torch.div(weight, -n_rows, out=self._share[:, now, :, 0])
         if self._features is None:
             return
@@ -157,6 +175,9 @@ class Chunk:
                 own[:, now] = new
 
     def total(self, n_steps: int) -> Tensor:
-        """Sums of the bounds of the rows of the first `n_steps` steps, (n_models,), float64."""
+        """Sums of the bounds of the rows of the first `n_steps` steps, (n_models,), float64.
+
+        Of the rows of this process.
+        """
         now = slice(0, n_steps)
         return (self.rows.weight[:, now] * self._bounds[:, now]).sum((1, 2), dtype=torch.float64)

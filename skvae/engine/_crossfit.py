@@ -18,6 +18,7 @@ from torch import Tensor
 from skvae._core._batch import Batch
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainingResult
 from skvae.engine._precision import products_in
@@ -54,6 +55,9 @@ class CrossFit(TrainingLoop):
     n_restarts : int, default=1
         From different weights, side by side; of each epoch it is the one with the best held-out
         bound that counts.
+    group : ProcessGroup, default=ALONE
+        Processes that all do the same. Steps this small are over before anything could be sent;
+        what is decided by, once an epoch, is that of the first process.
     """
 
     def __init__(
@@ -67,12 +71,14 @@ class CrossFit(TrainingLoop):
         plan: Plan,
         streams: Streams,
         n_restarts: int = 1,
+        group: ProcessGroup = ALONE,
     ) -> None:
         first = next(models[0].parameters())
         device, dtype = first.device, first.dtype
         n_rows, n_folds = len(folds), len(models) // n_restarts - 1
         self.models, self._bound, self._n_restarts = models, bound, n_restarts
         self._departures = departures
+        self.group = group
         complements = [np.flatnonzero(folds != i) for i in range(n_folds)]
         members = [np.arange(n_rows)] * n_restarts + complements * n_restarts
         self._members = [torch.from_numpy(rows) for rows in members]
@@ -195,10 +201,14 @@ class CrossFit(TrainingLoop):
             chunk.prepare(n_steps, self._noise_generator)
             self._run(chunk.steps[:n_steps])
             total += chunk.total(n_steps)[self.leader]
-        return float(total) / len(self._members[0]) if self.step.is_finite() else math.nan
+        if not self.step.is_finite():
+            total.fill_(math.nan)
+        self.group.broadcast_([total])
+        return float(total) / len(self._members[0])
 
     def _held_out(self) -> Tensor:
         bounds = self._judges.bounds(self._held_out_rows.steps[0])[self._counts].double()
+        self.group.broadcast_([bounds])
         by_restart = bounds.view(self._n_restarts, -1)
         self._choose_leader(by_restart.mean(1).tolist())
         return by_restart[self.leader]

@@ -11,11 +11,13 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import Clock
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._plan import EpochReport, Observer, Plan, Status, TrainingResult
 from skvae.engine._step import TrainingStep
 from skvae.objectives._base import Bound
@@ -65,6 +67,7 @@ class TrainingLoop(ABC):
     n_warmup_epochs: int
     n_epochs: int = 0
     leader: int = 0
+    group: ProcessGroup = ALONE
     # Places from which training may leave a start that is a rival: the models standing there.
     _departures: Sequence[Sequence[nn.Module]] = ()
 
@@ -128,6 +131,36 @@ class TrainingLoop(ABC):
             If interrupted before the first epoch was finished.
         """
         self.clock.cooldown_start.fill_(math.inf)
+        with self.group.holding_interrupts():
+            self._begin_alike(plan)
+            result = self._run_loop(plan, observer)
+            # Processors of different kinds round differently.
+            self.group.broadcast_(self._tensors()[: self._n_weight_tensors])
+            return result
+
+    def _begin_alike(self, plan: Plan) -> None:
+        """Let the processes of the group begin with the state that the first one has."""
+        if self.group.is_alone:
+            return
+        n_weights = sum(t.numel() for t in self.step.weights())
+        self.group.same(
+            {"n_weights": n_weights, **asdict(plan), "n_epochs": self.n_epochs},
+            "The processes of the group do not train the same model in the same way ({}). Give "
+            "the same parameters and the same X to all of them.",
+        )
+        departed = (
+            t
+            for place in self._departures
+            for model in place
+            for t in (*model.parameters(), *model.buffers())
+        )
+        before = [t.clone() for t in self._buffers()]
+        self.group.broadcast_([*self._tensors(), *departed])
+        if not all(map(torch.equal, before, self._buffers())):
+            self._know_rows()
+
+    def _run_loop(self, plan: Plan, observer: Observer | None) -> TrainingResult:
+        """The loop itself."""
         start = self._snapshot()
         run = _Run(plan, observer, start)
         result = run.result
@@ -208,7 +241,7 @@ class TrainingLoop(ABC):
                 learning_rate=float(self.learning_rate(self.clock)),
                 seconds=time.perf_counter() - run.began,
             )
-            if run.observer is not None and run.observer.epoch_ends(report):
+            if self._asked_to_stop(run.observer, report):
                 return Status.STOPPED
             if run.cooldown_left is not None:
                 run.cooldown_left -= 1
@@ -229,6 +262,20 @@ class TrainingLoop(ABC):
                 run.cooldown_left = self.n_cooldown_epochs
                 self.clock.cooldown_start.copy_(self.clock.step)
         return Status.MAX_EPOCHS
+
+    def _asked_to_stop(self, observer: Observer | None, report: EpochReport) -> bool:
+        """Whether the observer of any process asks to stop; what it raises, all raise."""
+        if self.group.is_alone:
+            return observer is not None and observer.epoch_ends(report)
+        wish, error = False, None
+        try:
+            wish = observer is not None and observer.epoch_ends(report)
+        except (Exception, KeyboardInterrupt) as raised:
+            error = raised
+        if self.group.was_interrupted():
+            error = KeyboardInterrupt()
+        self.group.agree(error)
+        return self.group.any(wish)
 
     def _training_bound_at(self, state: list[Tensor]) -> float:
         self._restore(state)

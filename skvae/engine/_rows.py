@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch
+from skvae.engine._group import Portion
 
 # Entries of X that are gathered and standardised at a time on a processor; they stay in its cache.
 GATHERED_AT_ONCE = 2**15
@@ -98,26 +99,46 @@ class Rows:
         """Whether batches have masks."""
         return self._placeholder is not None
 
-    def know(self, what: Callable[..., Mapping[str, Tensor]]) -> None:
+    def know(self, what: Callable[..., Mapping[str, Tensor]], n_kept: int | None = None) -> None:
         """Compute what can be known of rows with missing entries, for all batches to come.
 
-        `what` is the `knowable` of the model that will be given the batches.
+        `what` is the `knowable` of the model that will be given the batches, and `n_kept` how many
+        rows it is kept for at a time; None means these.
         """
         self._known = {}
         if not self.has_missing:
             return
         with torch.no_grad():
             starts = range(0, len(self), ROWS_AT_ONCE)
-            parts = [what(self.slice(s, s + ROWS_AT_ONCE), n_rows=len(self)) for s in starts]
+            n_rows = len(self) if n_kept is None else n_kept
+            parts = [what(self.slice(s, s + ROWS_AT_ONCE), n_rows=n_rows) for s in starts]
         self._known = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def evenly_spaced(self, n_rows: int) -> Rows:
         """At most `n_rows` of these rows, evenly spaced."""
-        chosen = np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64)
+        return self.some(np.linspace(0, len(self) - 1, min(n_rows, len(self))).astype(np.int64))
+
+    def some(self, positions: np.ndarray) -> Rows:
+        """Those of these rows that lie at `positions`."""
         some = copy.copy(self)
-        some._index = chosen if self._index is None else self._index[chosen]
-        some._known = self._known_of(chosen)
+        some._index = positions if self._index is None else self._index[positions]
+        some._known = self._known_of(positions)
         return some
+
+    def over(self, X: np.ndarray) -> Rows:
+        """All rows of another X, of which nothing is known beside themselves, seen as these are."""
+        rows = copy.copy(self)
+        rows._X, rows._resident = X, _resident(X, self._device)
+        rows._index, rows._known = None, {}
+        return rows
+
+    def example(self) -> Batch:
+        """A row, as batches hold them."""
+        return self.slice(0, 1)
+
+    def representatives(self) -> Rows:
+        """Rows in memory that stand for all: themselves."""
+        return self
 
     def drawn(self, seed: int) -> Rows:
         """The same rows, of which one draw takes the place of means with a spread."""
@@ -162,7 +183,7 @@ class Rows:
             own = torch.nan_to_num(own, self._placeholder, posinf=torch.inf, neginf=-torch.inf)
         return Batch(own, mask, **beside, **self._known_of(positions))
 
-    def _gather_into(self, into: Batch, positions: np.ndarray) -> None:
+    def gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
         step = len(positions)
         if self._resident is None or self._device.type == "cpu":
@@ -178,7 +199,9 @@ class Rows:
         """Rows `start` to `stop` of this set, standardised, on the device."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
-    def fill(self, into: Batch, generator: torch.Generator) -> Iterator[int]:
+    def fill(
+        self, into: Batch, generator: torch.Generator, portion: Portion | None = None
+    ) -> Iterator[int]:
         """One pass over the rows in random order, as many batches at a time as there is room for.
 
         Parameters
@@ -188,6 +211,9 @@ class Rows:
             factors if it has room for them; to its weights 1 for a row, and 0 for what fills up
             the last batch.
         generator : torch.Generator
+        portion : Portion or None, default=None
+            Which rows of each batch are wanted, there being other processes for the others; None
+            means all.
 
         Yields
         ------
@@ -196,12 +222,17 @@ class Rows:
         """
         assert into.weight is not None
         n_batches, batch_size = into.weight.shape
-        order, weights = self._deal(batch_size, generator)
+        if portion is None:
+            order, weights = self._deal(batch_size, generator)
+        else:
+            order, weights = self._deal(portion.n_whole, generator)
+            order = order[:, portion.rows]
+            weights = weights[:, portion.rows] * portion.counts
         flat = into.map(lambda t: t.flatten(0, 1))
         assert flat.weight is not None
         for start in range(0, len(order), n_batches):
             positions = order[start : start + n_batches].ravel()
-            self._gather_into(flat, positions)
+            self.gather_into(flat, positions)
             some = torch.from_numpy(weights[start : start + n_batches].ravel())
             flat.weight[: len(positions)] = some.to(flat.weight)
             yield len(positions) // batch_size

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from skvae._core._batch import Clock, NoiseSpec, StepInputs
 from skvae._core._flat import FlatParameters
+from skvae._core._units import Move
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._weights import UncertainWeights
 from skvae.models._base import LatentVariableModel
 from skvae.objectives._base import Bound
@@ -39,6 +41,8 @@ class TrainingStep:
     n_phase_steps : int
         Steps for which the recognition model alone is trained, then the generative model alone, and
         so on in turn; 0 trains both at once.
+    group : ProcessGroup, default=ALONE
+        Processes of which each computes the gradient of a portion of the rows.
 
     Attributes
     ----------
@@ -58,8 +62,10 @@ class TrainingStep:
         prior_precision: Sequence[float] | None = None,
         uncertain: Callable[[FlatParameters], UncertainWeights] | None = None,
         n_phase_steps: int = 0,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.bound = bound
+        self._group = group
         self.n_phase_steps = n_phase_steps
         self.flat = FlatParameters(models, models[0].recognition_weights() if n_phase_steps else ())
         self.gradient = bound.gradient_step(self.flat.stack)
@@ -89,6 +95,7 @@ class TrainingStep:
             uncertain.draw_(inputs.noise)
             self.gradient(inputs, self.clock)
             uncertain.return_()
+        self._group.sum_(self.flat.gradient)
         for group, pull in zip(groups, self._pull, strict=False):
             group.grad.addcmul_(pull, group.data)
         if self.clip_norm is not None:
@@ -141,6 +148,14 @@ class TrainingStep:
         """Everything that training carries from step to step, the weights first."""
         rules = self.rules if self.uncertain is None else [*self.rules, *self.uncertain.rules]
         return [*self.weights(), *(t for rule in rules for t in rule.state), *self.clock]
+
+    def follow_(self, moves: Sequence[Move]) -> None:
+        """Let what is measured as gradients are follow parameters that have changed their units."""
+        for i, power in enumerate(self.rules[0].slope_powers):
+            if power:
+                slopes = self.flat.named([rule.state[i] for rule in self.rules])
+                for move in moves:
+                    move.move_slopes_(slopes, power)
 
     def noise_spec(self) -> dict[str, NoiseSpec]:
         """Randomness that a step needs beside that of the models."""

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from skvae._core._batch import draw_noise
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
+from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._precision import products_in
 from skvae.engine._replay import runner_for
 from skvae.engine._rows import Rows
 from skvae.engine._step import TrainingStep
+from skvae.engine._stream import StreamedRows
 from skvae.engine._threads import threads_for
 from skvae.engine._weights import uncertain_weights
 from skvae.models._base import LatentVariableModel
@@ -47,6 +49,12 @@ class Trainer(TrainingLoop):
         best of all that counts.
     scales : mapping of str to Tensor or None, default=None
         Standard deviations of uncertain weights to go on from, by name.
+    group : ProcessGroup, default=ALONE
+        Processes that train together, each with the same models, rows, plan and streams. Of each
+        batch a process computes its portion of the rows, and of held-out rows likewise. Batches,
+        noise and updates are those of a single process, so that sums in another order are all that
+        the weights differ by. Running statistics that a network keeps in buffers are those of the
+        first process, after each epoch.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Trainer(TrainingLoop):
         n_rows: int,
         others: Sequence[LatentVariableModel] = (),
         scales: Mapping[str, Tensor] | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         device = next(model.parameters()).device
         steps_per_epoch = plan.steps_per_epoch(n_rows)
@@ -81,19 +90,22 @@ class Trainer(TrainingLoop):
                 self.models[0], solver, plan, [n_rows] * len(self.models), scales
             ),
             n_phase_steps=plan.phase_epochs * plan.steps_per_epoch(n_rows),
+            group=group,
         )
+        self.group = group
         self.bound = bound
+        bound.pool_by(group.sum_)
         self.streams = streams
         self.clock = self.step.clock
         self._rate = plan.learning_rate
-        self._rows: Rows | None = None
+        self._rows: Rows | StreamedRows | None = None
         self._validation: Rows | None = None
         self._rows_generator = streams.generator("rows")
         self._noise_generator = streams.generator("noise", device)
 
     def train(
         self,
-        rows: Rows,
+        rows: Rows | StreamedRows,
         plan: Plan,
         *,
         validation: Rows | None = None,
@@ -104,7 +116,7 @@ class Trainer(TrainingLoop):
 
         Parameters
         ----------
-        rows : Rows
+        rows : Rows or StreamedRows
         plan : Plan
         validation : Rows or None
             Held-out rows that decide which state is kept and when to stop; None means that the
@@ -125,16 +137,20 @@ class Trainer(TrainingLoop):
         self._know_rows()
         self._chunk = Chunk(
             self.models,
-            rows.slice(0, 1),
+            rows.example(),
             n_draws=self.bound.n_draws,
             n_steps=plan.steps_per_epoch(len(rows)),
             n_rows=rows.batch_size(plan.batch_size),
             with_features=self.step.gradient.needs_features,
             further_noise=self.step.noise_spec(),
+            group=self.group,
         )
-        self._run = runner_for(self.step, plan.n_steps(len(rows)))
+        # That a recording may hold a reduction between processes is not tried.
+        alone = self.group.is_alone
+        self._run = runner_for(self.step, plan.n_steps(len(rows))) if alone else self.step.run
         self._departures = departures
-        n_operations = self.step.n_operations(plan.batch_size)
+        self._portion = None if alone else self.group.portion(rows.batch_size(plan.batch_size))
+        n_operations = self.step.n_operations(len(self.group.portion(plan.batch_size)))
         with threads_for(n_operations), products_in(plan.precision):
             return self._loop(plan, observer)
 
@@ -174,7 +190,10 @@ class Trainer(TrainingLoop):
 
     def validate(self, rows: Rows) -> Tensor:
         """Bounds (n_rows,) of held-out rows, in nats, with the same noise at every call."""
-        return bounds_of_rows(self.model, self.bound, rows, self.streams, judged=True)
+        return self._bounds_of(self.model, rows)
+
+    def _bounds_of(self, model: LatentVariableModel, rows: Rows) -> Tensor:
+        return bounds_of_rows(model, self.bound, rows, self.streams, judged=True, group=self.group)
 
     def _know_rows(self) -> None:
         for rows in (self._rows, self._validation):
@@ -184,22 +203,19 @@ class Trainer(TrainingLoop):
     def _held_out(self) -> Tensor | None:
         if self._validation is None:
             return None
-        rows = self._validation
-        bounds = [
-            bounds_of_rows(m, self.bound, rows, self.streams, judged=True) for m in self.models
-        ]
+        bounds = [self._bounds_of(model, self._validation) for model in self.models]
         self._choose_leader([float(b.mean()) for b in bounds])
         return bounds[self.leader]
 
     def _training_bound(self) -> float:
         assert self._rows is not None
-        return float(self.validate(self._rows).mean())
+        return float(self.validate(self._rows.representatives()).mean())
 
     def _epoch(self) -> float:
         assert self._rows is not None
         chunk, total = self._chunk, torch.zeros(())
         first = chunk.rows_of(0)
-        for n_steps in self._rows.fill(first, self._rows_generator):
+        for n_steps in self._rows.fill(first, self._rows_generator, self._portion):
             # Restarts see the same rows, with noise of their own.
             for t in chunk.rows:
                 if isinstance(t, torch.Tensor):
@@ -208,38 +224,50 @@ class Trainer(TrainingLoop):
             self._run(chunk.steps[:n_steps])
             total = total.to(chunk.rows.x.device) + chunk.total(n_steps)
         # The only values that reach the host: the tallies and one flag for each epoch.
-        bounds = (total / len(self._rows)).tolist()
+        bounds = (self.group.sum_(total) / len(self._rows)).tolist()
         if self._validation is None:
             self._choose_leader(bounds)
+        self.group.broadcast_(self._buffers())
         return bounds[self.leader] if self.step.is_finite() else math.nan
 
 
 @torch.no_grad()
 def bounds_of_rows(
-    model: LatentVariableModel, bound: Bound, rows: Rows, streams: Streams, *, judged: bool = False
+    model: LatentVariableModel,
+    bound: Bound,
+    rows: Rows,
+    streams: Streams,
+    *,
+    judged: bool = False,
+    group: ProcessGroup = ALONE,
 ) -> Tensor:
     """Bounds (n_rows,) of rows that are not trained on, in nats, with noise of their own stream.
 
-    Or what training is judged by on these rows.
+    Or what training is judged by on these rows. Each process of the group computes its part of
+    every batch, and all know all bounds.
     """
     function = bound.judge if judged else bound
     n_draws = evaluation_draws(bound, len(rows))
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
-    parts = []
+    specs = model.noise_spec(n_draws)
+    bounds = torch.zeros(len(rows), dtype=torch.float64, device=first.device)
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), VALIDATION_BATCH):
-            batch = rows.slice(start, start + VALIDATION_BATCH)
+            n_rows = min(VALIDATION_BATCH, len(rows) - start)
             noise = draw_noise(
-                model.noise_spec(n_draws),
-                len(batch.x),
-                generator=generator,
-                dtype=first.dtype,
-                device=first.device,
+                specs, n_rows, generator=generator, dtype=first.dtype, device=first.device
             )
-            parts.append(function(model, batch, noise).double())
+            own = group.part(n_rows)
+            if own.start == own.stop:
+                continue
+            now = slice(start + own.start, start + own.stop)
+            noise = {name: specs[name].rows_of(t, own) for name, t in noise.items()}
+            batch = rows.slice(now.start, now.stop)
+            bounds[now] = function(model, batch, noise).double()
     finally:
         model.train(was_training)
-    return torch.cat(parts)
+    # Of each row all processes but one say 0.
+    return group.sum_(bounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import torch_dtype
+from skvae._core._memory import how_many_fit, in_stretches, memory_allowed
 from skvae._core._random import StreamName, Streams, generator_on
 from skvae.engine import Rows
 from skvae.estimators._array_api import device_for, tensor_of_rows
@@ -26,6 +27,7 @@ from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
 from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
 from skvae.estimators._rows import KnownRows, compute_dtype, contains_nan
+from skvae.estimators._stored import by_chunks
 from skvae.estimators._transaction import infers
 from skvae.inference import (
     evidence_lower_bound,
@@ -38,6 +40,9 @@ from skvae.models import LatentVariableModel
 # processor they stay in its cache, a GPU has to be filled.
 CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
+# As many times as the widest activations of a row and draw take is what there is of them in memory
+# at once: layers before and after, and what becomes of them in a likelihood.
+ACTIVATIONS = 16
 # Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
 REFINEMENT_DRAWS = 32
 # Draws of uncertain weights for each chunk of sampled rows. A score has a tenth as many as of z,
@@ -64,6 +69,7 @@ class LatentVariableEstimator(
     def _n_features_out(self) -> int:
         return self.n_components_
 
+    @by_chunks
     @infers
     def transform(self, X: Any) -> np.ndarray:
         """Mean of the posterior q(z | x) of each row.
@@ -132,10 +138,13 @@ class LatentVariableEstimator(
         device = next(model.parameters()).device
         head = model.observation_head
         out = np.empty((len(Z), head.n_columns), dtype=dtype)
-        for part in self._chunks(model, len(Z), 1):
+
+        def decode(part: slice) -> None:
             z = torch.from_numpy(np.array(Z[part])).to(device=device, dtype=torch_dtype(dtype))
             expectation = self._expectation(model, z.unsqueeze(0), context, part)
             out[part] = head.from_expectation(expectation)[0].cpu().numpy()
+
+        self._each_chunk(model, len(Z), 1, decode)
         return self._as_given(out)
 
     def _expectation(
@@ -144,6 +153,7 @@ class LatentVariableEstimator(
         """What the head expects for given z, of which `part` are the rows."""
         return model.generative(self._unseen(model, context, part), z).observation.expectation
 
+    @by_chunks
     @infers
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, estimated by importance sampling.
@@ -202,6 +212,7 @@ class LatentVariableEstimator(
         """
         return float(np.mean(self.score_samples(X), dtype=np.float64))
 
+    @by_chunks
     @infers
     def lower_bound(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, which training maximises.
@@ -271,6 +282,7 @@ class LatentVariableEstimator(
         )
         return refined - amortized
 
+    @by_chunks
     @infers
     def posterior_moments(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the posterior q(z | x) of each row.
@@ -380,7 +392,8 @@ class LatentVariableEstimator(
         device = next(model.parameters()).device
         on_device = generator_on(device, generator)
         out = np.empty((n_samples, model.observation_head.n_columns), dtype=dtype)
-        for part in self._chunks(model, n_samples, 1):
+
+        def draw(part: slice) -> None:
             models = self._draw_weights(model, WEIGHT_DRAWS, generator)
             for i, one in enumerate(models):
                 mine = slice(part.start + i, part.stop, len(models))
@@ -394,6 +407,8 @@ class LatentVariableEstimator(
                         z = torch.from_numpy(latent[mine]).to(unseen.x).unsqueeze(0)
                     x = one.generative(unseen, z).observation.sample(on_device)[0]
                     out[mine] = one.observation_head.unstandardize(x).cpu().numpy()
+
+        self._each_chunk(model, n_samples, 1, draw)
         return self._as_given(out)
 
     # -- how rows go through the model --------------------------------------------------------
@@ -451,7 +466,7 @@ class LatentVariableEstimator(
         models: list[LatentVariableModel] = []
 
         def value(model: LatentVariableModel, batch: Batch) -> Tensor:
-            if not noise:
+            if not models:
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
                 seed = Streams(self._seed).derived_seed("weights")
                 generator = torch.Generator().manual_seed(seed)
@@ -553,11 +568,15 @@ class LatentVariableEstimator(
             resident=tensor_of_rows(rows),
         )
         out: np.ndarray | None = None
-        for part in self._chunks(model, len(rows), n_draws):
+
+        def answer(part: slice) -> None:
+            nonlocal out
             result = function(model, source.slice(part.start, part.stop)).cpu().numpy()
             if out is None:
                 out = np.empty((len(rows), *result.shape[1:]), dtype=out_dtype or dtype)
             out[part] = result
+
+        self._each_chunk(model, len(rows), n_draws, answer)
         assert out is not None
         return out
 
@@ -575,22 +594,49 @@ class LatentVariableEstimator(
         return model
 
     @staticmethod
-    def _at_once(model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
-        """Draws, and rows with that many draws, that go through the model at once."""
-        first = next(model.parameters())
+    def _bytes_of_code(model: LatentVariableModel) -> int:
+        """Memory of the widest activations of a row and draw; of a sequence, those of a step."""
         widest = max((max(p.shape) for p in model.parameters() if p.numel()), default=1)
-        room = CHUNK_BYTES.get(first.device.type, CHUNK_BYTES["cuda"])
+        return next(model.parameters()).element_size() * widest
+
+    @classmethod
+    def _at_once(cls, model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
+        """Draws, and rows with that many draws, that go through the model at once."""
+        each, n_steps = cls._bytes_of_code(model), math.prod(model.latent_shape[:-1])
+        room = CHUNK_BYTES.get(next(model.parameters()).device.type, CHUNK_BYTES["cuda"])
         # Of a sequence each step has activations of its own, which are in memory together.
-        room = min(room, CHUNK_BYTES["cuda"] // math.prod(model.latent_shape[:-1]))
-        n_codes = max(1, room // (first.element_size() * widest))
+        room = min(room, CHUNK_BYTES["cuda"] // n_steps)
+        n_codes = min(max(1, room // each), how_many_fit(ACTIVATIONS * each * n_steps))
         n_at_once = min(n_draws, n_codes)
         return n_at_once, min(MAX_CHUNK_ROWS, max(1, n_codes // n_at_once))
 
-    def _chunks(self, model: LatentVariableModel, n_rows: int, n_draws: int) -> Iterator[slice]:
-        """Slices of rows that go through the model at once."""
-        _, step = self._at_once(model, n_draws)
-        for start in range(0, n_rows, step):
-            yield slice(start, min(start + step, n_rows))
+    def _each_chunk(
+        self, model: LatentVariableModel, n_rows: int, n_draws: int, work: Callable[[slice], None]
+    ) -> None:
+        """Work on slices of rows that go through the model at once.
+
+        On fewer where memory runs out, then on fewer draws, and so on the same slice once more.
+        """
+        each = ACTIVATIONS * self._bytes_of_code(model) * math.prod(model.latent_shape[:-1])
+
+        def some(start: int, room: int) -> int:
+            with memory_allowed(room * each):
+                _, step = self._at_once(model, n_draws)
+                stop = min(start + step, n_rows)
+                work(slice(start, stop))
+            return stop
+
+        n_at_once, step = self._at_once(model, n_draws)
+        in_stretches(
+            some,
+            n_rows,
+            n_at_once * min(step, n_rows),
+            advice="One row with one draw is too much for it; a processor may have more than a GPU "
+            '(device="cpu").',
+            halved="Out of memory: fewer rows and draws are computed at a time, and the answer is "
+            "the same. Set max_memory (in MiB) to what is left to this process, to save the "
+            "attempts.",
+        )
 
     def _model_for(self, dtype: np.dtype) -> tuple[np.dtype, LatentVariableModel]:
         """Dtype of the answers to rows of `dtype`, and the model in it, on the device."""

@@ -10,6 +10,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from skvae._core._random import MAX_SEED
+from skvae.engine import ProcessGroup
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -23,6 +24,12 @@ def one_of(value: Any, allowed: Sequence[str], name: str) -> None:
     """Refuse a `value` that is not among those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def seed_of_fit(random_state: Any) -> int:
+    """Seed from scikit-learn's notion of a random state, the same on all processes of a group."""
+    seed = int(check_random_state(random_state).randint(MAX_SEED))
+    return ProcessGroup.current().integer(seed)
 
 
 def cpu_generator(random_state: Any) -> torch.Generator:

@@ -103,6 +103,9 @@ posterior component, default="diagonal"
         Why entries are missing.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
@@ -220,6 +223,7 @@ posterior component, default="diagonal"
         refine_steps=0,
         missingness=None,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -254,6 +258,7 @@ posterior component, default="diagonal"
         self.refine_steps = refine_steps
         self.missingness = missingness
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose

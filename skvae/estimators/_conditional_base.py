@@ -43,6 +43,8 @@ class ConditionalEstimator(AnswersGivenY, AutoencoderEstimator):
     context_probability_ : ndarray of shape (n_contexts,)
     """
 
+    _can_stream = False
+
     @abstractmethod
     def _encode(self, y: Any, n_rows: int | None = None) -> np.ndarray:
         """Context (n_rows, n_context) of given y, of which one value may stand for all rows."""

@@ -15,20 +15,22 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from skvae._core._batch import draw_noise
 from skvae._core._component import Component
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
-from skvae._core._random import MAX_SEED, Streams
+from skvae._core._random import Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Move
 from skvae.engine import (
     CrossFit,
     Plan,
+    ProcessGroup,
     Rows,
     Status,
+    StreamedRows,
     Trainer,
     TrainerState,
     TrainingLoop,
@@ -39,6 +41,7 @@ from skvae.engine import (
     residual_moments,
 )
 from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
+from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._progress import Progress
 from skvae.estimators._rows import (
     FEWEST_ROWS,
@@ -48,6 +51,9 @@ from skvae.estimators._rows import (
     hold_out,
     read_rows,
 )
+from skvae.estimators._running import N_MOMENTS, with_further_rows
+from skvae.estimators._shards import read_alike
+from skvae.estimators._stored import Stream, store_of
 from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
@@ -75,9 +81,11 @@ DIAGNOSTIC_ROWS_AT_ONCE = 1024
 class Setup(NamedTuple):
     """What training starts from.
 
-    `others` are restarts of `model`, with other weights; `context`, `spread`, `hint` and `often`
+    `others` are restarts of `model`, with other weights; `stream` is where the training rows are
+    read from if they do not fit into memory; `context`, `spread`, `hint` and `often`
     are what is known of the training rows beside themselves (see `Rows`), where the model asks for
-    it.
+    it. `moments` (see ``Likelihood.moments``) and `n_seen` are of all rows seen, and `moves` what
+    has become of parameters when the moments of further rows were taken into account.
     """
 
     components: dict[str, Component]
@@ -88,10 +96,14 @@ class Setup(NamedTuple):
     n_epochs: int
     has_missing: bool
     others: tuple[LatentVariableModel, ...] = ()
+    stream: Stream | None = None
     context: np.ndarray | None = None
     spread: np.ndarray | None = None
     hint: np.ndarray | None = None
     often: np.ndarray | None = None
+    moments: ColumnSummary | None = None
+    n_seen: int = 0
+    moves: Sequence[Move] = ()
 
 
 class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
@@ -103,8 +115,14 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     # Factors that a linear start has even where they are not identified.
     _fewest_factors = 0
 
+    # Whether rows may be read from where they lie, rather than all be in memory.
+    _can_stream = True
+
     # Rows of which something is observed that a first fit needs.
     _fewest_rows = 2
+
+    # Whether rows may be read some at a time, each as it would be among the others.
+    _reads_by_row = True
 
     # What the parameters of components are called among those of the estimator.
     _parameter_names: ClassVar[dict[str, str]] = {}
@@ -199,8 +217,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             as it was before the call.
         """
         continued = self.warm_start and self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
-        return self._train(rows, X, y, continued=continued, partial=False)
+        return self._read_and_train(X, y, continued=continued, partial=False)
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
@@ -230,8 +247,32 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             As for ``fit``.
         """
         continued = self.__sklearn_is_fitted__()
-        rows = self._read_rows(X, reset=not continued)
-        return self._train(rows, X, y, continued=continued, partial=True)
+        return self._read_and_train(X, y, continued=continued, partial=True)
+
+    def _read_and_train(self, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
+        """Train on rows in memory, or on rows that are read from where they lie."""
+        X, store = store_of(X, self.max_memory)
+        if store is not None and isinstance(X, np.ndarray) and not self._can_stream:
+            store = None  # what the memory takes is for the system to say
+        if store is None:
+            rows = read_alike(self, X, reset=not continued)
+            return self._train(rows, X, y, continued=continued, partial=partial)
+        if not self._can_stream:
+            raise ValueError(
+                f"X does not fit into max_memory={self.max_memory}, and {type(self).__name__} "
+                "needs all its rows in memory. Raise max_memory (in MiB), or fit some of the rows."
+            )
+        if not continued:
+            vars(self).pop("likelihood_", None)  # says how tables were read
+        stream = Stream(store, self._read_block, self.max_memory)
+        seed = self._seed if continued else seed_of_fit(self.random_state)
+        stream.begin(seed, reset=not continued, skip_empty=self.missingness is None)
+        return self._train(
+            stream.told.sample, stream.head, y, continued=continued, partial=partial, stream=stream
+        )
+
+    def _read_block(self, chunk: Any, reset: bool) -> np.ndarray:
+        return self._read_rows(chunk, reset=reset)
 
     def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
         """Fields of `Setup` that say what is known of the training rows beside themselves."""
@@ -245,7 +286,8 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             return read_rows(self, X, reset=reset)
         schema = getattr(self, "_schema", None)
         if schema is None:
-            likelihood = self._resolve_components()["likelihood_"] if reset else self.likelihood_
+            is_first = reset or not hasattr(self, "likelihood_")
+            likelihood = self._resolve_components()["likelihood_"] if is_first else self.likelihood_
             assert isinstance(likelihood, Likelihood)
             schema = schema_of(X, likelihood)
             if schema is None:
@@ -271,10 +313,14 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         return rows
 
     def _summarize(
-        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+        self,
+        likelihood: Likelihood,
+        rows: np.ndarray,
+        has_missing: bool,
+        moments: ColumnSummary | None = None,
     ) -> ColumnSummary:
-        """What the model is built from."""
-        return likelihood.summarize(rows)._replace(has_missing=has_missing)
+        """What the model is built from; `moments` are those of all rows if these are a sample."""
+        return likelihood.summarize(rows, moments)._replace(has_missing=has_missing)
 
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
         """Refuse rows outside the support of the likelihood."""
@@ -285,18 +331,33 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         return columns_of(names, X, getattr(self, "_schema", None))
 
-    def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
-        """Train on validated rows and set the fitted attributes, all at once at the end."""
+    def _train(
+        self,
+        rows: np.ndarray,
+        X: Any,
+        y: Any,
+        *,
+        continued: bool,
+        partial: bool,
+        stream: Stream | None = None,
+    ) -> Self:
+        """Train on validated rows and set the fitted attributes, all at once at the end.
+
+        Where there is a stream, that is on its rows, of which `rows` are a sample.
+        """
         components = {name: clone(c) for name, c in self._resolve_components().items()}
         given = components["likelihood_"]
         if not continued:
-            components["likelihood_"] = given.settled(self._observations(rows), self._columns(X))
+            some = rows if stream is None else stream.with_extremes(rows)
+            components["likelihood_"] = given.settled(self._observations(some), self._columns(X))
         known = self._read_context(X, y, len(rows), reset=not continued)
-        has_missing = contains_nan(rows)
+        has_missing = contains_nan(rows) if stream is None else stream.told.has_missing
         setup = self._continue(components, has_missing) if continued else None
         # Before rows are left out, so that messages count all of them.
         self._check_support(components["likelihood_"], rows)
-        if has_missing:
+        if stream is not None and components["likelihood_"].has_support:
+            stream.check(lambda block: self._check_support(components["likelihood_"], block))
+        if has_missing and stream is None:
             if continued and partial and np.isnan(rows).all():
                 return self
             kept = _rows_not_empty(rows, 1 if continued and partial else self._fewest_rows)
@@ -310,15 +371,20 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
                 f"alpha={self.alpha!r}. Set alpha > 0, for instance alpha=1.0."
             )
         if setup is None:
-            setup = self._begin(components, rows, has_missing)
-        setup = setup._replace(**known)
+            setup = self._begin(components, rows, has_missing, stream)
+        elif partial:
+            told = None if stream is None else stream.told
+            observed = self._observations(rows)
+            setup = with_further_rows(setup, rows, observed, self._check_moments, told)
+        setup = setup._replace(stream=stream, **known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
                 "fit_order='em' trains the recognition model while the generative model stays as "
                 "it is, but this prior is made of the encoder. Use another prior, or "
                 "fit_order='joint'."
             )
-        progress = Progress(self, X, y, verbose=self.verbose)
+        speaks = ProcessGroup.current().speaks
+        progress = Progress(self, X, y, verbose=self.verbose, speaks=speaks)
         if setup.model.latent_shape == (0,):
             # The marginals of the columns, at which a model starts, are the maximum likelihood.
             fitted = self._fitted_attributes(setup, setup.model, rows)
@@ -338,17 +404,24 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if fitted["likelihood_"] is not given:
             fitted["_likelihood_given"] = given
         vars(self).update(fitted)
-        if not partial:
+        if speaks:
+            self._warn_of_divergence(result)
+        if speaks and not partial:
             self._warn(result)
         return self
 
     def _begin(
-        self, components: dict[str, Component], rows: np.ndarray, has_missing: bool
+        self,
+        components: dict[str, Component],
+        rows: np.ndarray,
+        has_missing: bool,
+        stream: Stream | None = None,
     ) -> Setup:
         """A model for rows seen for the first time."""
         n_latent = self._n_latent(rows)
-        seed = int(check_random_state(self.random_state).randint(MAX_SEED))
-        summary = self._summarize(components["likelihood_"], rows, has_missing)
+        seed = seed_of_fit(self.random_state) if stream is None else stream.seed
+        moments = None if stream is None else stream.told.moments
+        summary = self._summarize(components["likelihood_"], rows, has_missing, moments)
         self._check_moments(summary)
         self._warn_of_unobserved(summary)
         device = device_for(self)
@@ -359,7 +432,10 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         for one in (model, *others):
             if one.missingness is not None:
                 one.missingness.start_at_(np.isnan(rows).mean(axis=0), len(rows))
-        return Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
+        setup = Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
+        moments = components["likelihood_"].moments(summary)
+        n_seen = len(rows) if stream is None else stream.told.n_rows
+        return setup._replace(moments=moments, n_seen=n_seen)
 
     def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
@@ -384,7 +460,9 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         # The state of one solver says nothing to another.
         same_solver = type(components["solver_"]) is type(self.solver_)
         state = self._trainer_state if same_solver else None
-        return Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
+        setup = Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
+        moments = ColumnSummary(*self._moments)
+        return setup._replace(moments=moments, n_seen=self.n_samples_seen_)
 
     def _run(
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
@@ -392,7 +470,10 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         """Train the model of `setup`; result, state for going on, fitted attributes."""
         model, streams = setup.model, Streams(setup.seed)
         training_index = validation_index = None
-        if self.early_stopping and not partial:
+        if setup.stream is not None:
+            if self.early_stopping and not partial:
+                training_index, validation_index = setup.stream.hold_out(self.validation_fraction)
+        elif self.early_stopping and not partial:
             groups = self._groups(setup, rows)
             if self._can_cross_fit(setup, rows) and len(np.unique(groups)) >= FEWEST_ROWS:
                 return self._cross_fit(setup, rows, groups, progress)
@@ -424,18 +505,26 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if setup.n_epochs == 0 and not partial:
             restarts, is_judged = (model, *others), validation is not None
             departures = self._depart(setup, restarts, departures, training, is_judged=is_judged)
-        plan = self._plan(len(training), partial=partial, start_is_rival=bool(departures))
-        bound = self._bound(setup, plan.n_steps(len(training)))
+        shown: Rows | StreamedRows = training
+        if setup.stream is not None:
+            shown = setup.stream.training(rows_for(setup, rows), validation_index)
+        plan = self._plan(len(shown), partial=partial, start_is_rival=bool(departures))
+        bound = self._bound(setup, plan.n_steps(len(shown)))
         for restart in (model, *others):
             # Of a model that was trained before nothing is; what a network's author froze stays.
             if not any(p.requires_grad for p in restart.parameters()):
                 restart.requires_grad_(True)
         solver = setup.components["solver_"]
         scales = self._weight_scales(model) if setup.n_epochs and plan.weight_posterior else None
-        trainer = Trainer(model, bound, solver, plan, streams, len(training), others, scales)
+        for move in setup.moves if scales else ():
+            move.stretch_(scales)
+        group = ProcessGroup.current()
+        n_rows = len(shown)
+        trainer = Trainer(model, bound, solver, plan, streams, n_rows, others, scales, group)
         trainer.n_epochs = setup.n_epochs
         if setup.state is not None:
             trainer.resume(setup.state)
+            trainer.step.follow_(setup.moves)
 
         def attributes_now() -> dict[str, Any]:
             own = own_storage(copy.deepcopy(trainer.model))
@@ -444,7 +533,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         progress.attributes = attributes_now
         with self._explaining_divergence():
             result = trainer.train(
-                training,
+                shown,
                 plan,
                 validation=validation,
                 # Without held-out rows nothing would bring training back to the start.
@@ -536,6 +625,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             plan,
             streams,
             len(wholes),
+            ProcessGroup.current(),
         )
 
         def attributes_now() -> dict[str, Any]:
@@ -686,6 +776,8 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             "model_": model,
             "mean_": setup.mean,
             "n_components_": model.latent_shape[0],
+            "n_samples_seen_": setup.n_seen,
+            "_moments": setup.moments[:N_MOMENTS],
             "_seed": setup.seed,
             "_learned_missing": _learns_missing(model),
         }
@@ -706,7 +798,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     def _warn_of_unobserved(self, summary: ColumnSummary) -> None:
         """Say which columns hold no value at all."""
         unobserved = np.flatnonzero(summary.n_observed == 0)
-        if len(unobserved):
+        if len(unobserved) and ProcessGroup.current().speaks:
             names = getattr(self, "feature_names_in_", None)
             listed = unobserved.tolist() if names is None else [str(names[j]) for j in unobserved]
             warnings.warn(
@@ -715,16 +807,21 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
                 stacklevel=2,
             )
 
-    def _warn(self, result: TrainingResult) -> None:
-        """Say what a user should act on."""
-        messages = []
+    def _warn_of_divergence(self, result: TrainingResult) -> None:
+        """Say that values were not finite."""
         if result.n_halvings:
-            messages.append(
+            warnings.warn(
                 f"The bound was not finite {result.n_halvings} times; training stepped back and "
                 f"halved the learning rate each time"
                 + (", and gave up. " if result.status is Status.DIVERGED else ". ")
-                + "Look for outliers in X, or lower learning_rate_init."
+                + "Look for outliers in X, or lower learning_rate_init.",
+                ConvergenceWarning,
+                stacklevel=2,
             )
+
+    def _warn(self, result: TrainingResult) -> None:
+        """Say what else a user should act on."""
+        messages = []
         if result.status is Status.INTERRUPTED:
             messages.append("Training was interrupted; the best state so far is kept.")
         if result.still_rising:

@@ -19,6 +19,7 @@ from skvae.engine import Rows
 from skvae.estimators._cluster_start import embed, start_mixture_
 from skvae.estimators._fitting import Setup
 from skvae.estimators._rows import KnownRows
+from skvae.estimators._stored import Stream, by_chunks
 from skvae.estimators._transaction import infers
 from skvae.estimators._variational_autoencoder import (
     AutoencoderEstimator,
@@ -120,6 +121,9 @@ posterior component, default="diagonal"
         Why entries are missing.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
@@ -263,6 +267,7 @@ posterior component, default="diagonal"
         refine_steps=0,
         missingness=None,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -298,6 +303,7 @@ posterior component, default="diagonal"
         self.refine_steps = refine_steps
         self.missingness = missingness
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
@@ -309,6 +315,7 @@ posterior component, default="diagonal"
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    @by_chunks
     @infers
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each cluster given each row.
@@ -365,10 +372,16 @@ posterior component, default="diagonal"
             changed.append("covariance_type")
         return changed
 
-    def _begin(self, components: Any, rows: np.ndarray, has_missing: bool) -> Setup:
+    def _begin(
+        self,
+        components: Any,
+        rows: np.ndarray,
+        has_missing: bool,
+        stream: Stream | None = None,
+    ) -> Setup:
         if len(rows) < self.n_clusters:
             raise ValueError(f"n_clusters={self.n_clusters} needs as many rows; X has {len(rows)}.")
-        return super()._begin(components, rows, has_missing)
+        return super()._begin(components, rows, has_missing, stream)
 
     def _start_prior(self, setup: Setup, departures: Sequence[Autoencoder], rows: Rows) -> None:
         # The last departure, if there are two, has other latent variables.
@@ -423,12 +436,26 @@ posterior component, default="diagonal"
             restart.load_state_dict(place.state_dict())
         return []
 
-    def _train(self, rows: np.ndarray, X: Any, y: Any, *, continued: bool, partial: bool) -> Self:
-        super()._train(rows, X, y, continued=continued, partial=partial)
-        probability = self._of_rows_by_shared_draws(
-            KnownRows(rows), part_probabilities, _mean_of_each
+    def _train(
+        self,
+        rows: np.ndarray,
+        X: Any,
+        y: Any,
+        *,
+        continued: bool,
+        partial: bool,
+        stream: Stream | None = None,
+    ) -> Self:
+        super()._train(rows, X, y, continued=continued, partial=partial, stream=stream)
+        blocks = [rows] if stream is None else stream.rows()
+        self.labels_ = np.concatenate(
+            [
+                self._of_rows_by_shared_draws(
+                    KnownRows(block), part_probabilities, _mean_of_each
+                ).argmax(axis=1)
+                for block in blocks
+            ]
         )
-        self.labels_ = probability.argmax(axis=1)
         if self._trainer_state is None:
             self._sort_clusters()
         empty = np.setdiff1d(np.arange(self.n_clusters), self.labels_)

@@ -11,6 +11,7 @@ from torch import Tensor
 from skvae._core._batch import Batch
 from skvae.estimators._checks import cpu_generator, one_of, positive_integer
 from skvae.estimators._rows import compute_dtype
+from skvae.estimators._stored import by_chunks
 from skvae.estimators._table import fill_table, library_of
 from skvae.estimators._transaction import infers
 from skvae.inference import chain_draws, conditional_draws, conditional_expectation
@@ -31,6 +32,7 @@ PROPOSALS, PROPOSALS_PER_SAMPLE = 100, 10
 class ImputesMissing(Host):
     """Methods about missing entries; not for direct use."""
 
+    @by_chunks
     @infers
     def impute(self, X: Any, *, return_ess: bool = False) -> Any:
         """Fill in the missing entries of rows by what is expected.

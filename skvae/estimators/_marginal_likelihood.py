@@ -289,23 +289,27 @@ class EstimatesLogLikelihood(Host):
         # All rows before all chains: they are the same for any number of steps.
         context = self._context_of_draws(n_samples, generator)
         drawn_z, drawn_x = [], []
-        for part in self._chunks(model, n_samples, 1):
+
+        def simulate(part: slice) -> None:
             specs = model.prior_noise_spec(1)
             noise = self._noise(model, specs, part.stop - part.start, generator)
             unseen = self._unseen(model, context, part)
-            drawn_z.append(model.sample_prior(unseen, noise))
-            observation = model.generative(unseen, drawn_z[-1]).observation
-            drawn_x.append(observation.sample(on_device)[0])
+            z = model.sample_prior(unseen, noise)
+            drawn_x.append(model.generative(unseen, z).observation.sample(on_device)[0])
+            drawn_z.append(z)
+
+        self._each_chunk(model, n_samples, 1, simulate)
         all_z, all_x = torch.cat(drawn_z, 1), torch.cat(drawn_x)
         bounds = np.empty((2, n_samples, 3))
-        n_at_once, _ = self._at_once(model, n_draws)
-        for part in self._chunks(model, n_samples, n_draws):
+
+        def bracket(part: slice) -> None:
+            n_at_once, _ = self._at_once(model, n_draws)
             z, batch = all_z[:, part], self._unseen(model, context, part)._replace(x=all_x[part])
             if not self.n_components_:
                 noise = self._noise(model, model.noise_spec(1), len(batch.x), generator)
                 bounds[:, part] = _exact(model, batch, noise).cpu().numpy()
                 bounds[:, part, 2] = n_draws
-                continue
+                return
             annealed = AnnealedImportanceSampling(
                 model, batch, on_device, sigmoid_schedule(n_steps), start=start, infer=infer
             )
@@ -314,6 +318,8 @@ class EstimatesLogLikelihood(Host):
             reverse = log_mean_weight(-w for w in _in_parts(back, n_draws, n_at_once))
             for i, bound in enumerate((forward, reverse.negated())):
                 bounds[i, part] = torch.stack(bound, 1).cpu().numpy()
+
+        self._each_chunk(model, n_samples, n_draws, bracket)
         X = model.observation_head.unstandardize(all_x).cpu().numpy().astype(dtype, copy=False)
         lower, upper = (
             _as_log_likelihood(values, side, "annealed")

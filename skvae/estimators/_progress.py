@@ -21,6 +21,8 @@ class Progress:
     X, y : as given to ``fit``
     verbose : int
         0 prints nothing; otherwise at most one line for each half second, and a last one.
+    speaks : bool, default=True
+        Whether anything is printed or called back at all: of several processes one does.
 
     Attributes
     ----------
@@ -28,16 +30,18 @@ class Progress:
         Fitted attributes as if training had ended now, called only if a callback asks for them.
     """
 
-    def __init__(self, estimator: Any, X: Any, y: Any, *, verbose: int) -> None:
+    def __init__(
+        self, estimator: Any, X: Any, y: Any, *, verbose: int, speaks: bool = True
+    ) -> None:
         self._estimator = estimator
         self._data = {"X": X, "y": y}
-        self._verbose = verbose
+        self._verbose = verbose if speaks else 0
         self.attributes: Callable[[], dict] = dict
         self._printed_at = 0.0
         self._last_line = ""
         self._unprinted = False
         self._root = self._epoch = None
-        if HAS_CALLBACKS:
+        if HAS_CALLBACKS and speaks:
             self._root = estimator._init_callback_context(max_subtasks=estimator.max_iter)
             self._root.call_on_fit_task_begin(estimator=estimator, **self._data)
 

@@ -89,6 +89,9 @@ class VariationalRNN(AnswersOnSequences):
         ``lower_bound``, ``predict_next`` and ``impute``.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
@@ -199,6 +202,7 @@ class VariationalRNN(AnswersOnSequences):
     }
     _architecture = ("likelihood_", "recurrence_", "network_")
     _fewest_rows = 1
+    _can_stream = False
     # What other estimators can be told, and this one cannot.
     init = "random"
     fit_order = "joint"
@@ -226,6 +230,7 @@ class VariationalRNN(AnswersOnSequences):
                 "n_init",
                 "n_score_draws",
                 "precision",
+                "max_memory",
                 "device",
                 "warm_start",
                 "verbose",
@@ -261,6 +266,7 @@ class VariationalRNN(AnswersOnSequences):
         n_init=1,
         n_score_draws=100,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -286,6 +292,7 @@ class VariationalRNN(AnswersOnSequences):
         self.n_init = n_init
         self.n_score_draws = n_score_draws
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
@@ -414,9 +421,13 @@ class VariationalRNN(AnswersOnSequences):
         return Columns() if self._rows_are_sequences else super()._columns(X)
 
     def _summarize(
-        self, likelihood: Likelihood, rows: np.ndarray, has_missing: bool
+        self,
+        likelihood: Likelihood,
+        rows: np.ndarray,
+        has_missing: bool,
+        moments: ColumnSummary | None = None,
     ) -> ColumnSummary:
-        summary = super()._summarize(likelihood, self._observations(rows), has_missing)
+        summary = super()._summarize(likelihood, self._observations(rows), has_missing, moments)
         return summary._replace(has_missing=has_missing and _has_gaps(rows, self.n_columns_))
 
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:

@@ -141,6 +141,9 @@ posterior component, default="diagonal"
         Steps by which the posterior of each row is optimised by itself after training.
     precision : {"highest", "high", "medium"}, default="highest"
         Precision of the factors of matrix products in training.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
@@ -277,6 +280,7 @@ component
         n_score_draws=100,
         refine_steps=0,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -310,6 +314,7 @@ component
         self.n_score_draws = n_score_draws
         self.refine_steps = refine_steps
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose

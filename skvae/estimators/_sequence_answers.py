@@ -55,6 +55,7 @@ class AnswersOnSequences(LatentVariableEstimator):
     n_columns_: int
     n_steps_: int
     _rows_are_sequences: bool
+    _reads_by_row = False
 
     def _read_sequences(self, X: Any, *, reset: bool) -> Sequences:
         """Validated sequences."""
@@ -378,11 +379,12 @@ class AnswersOnSequences(LatentVariableEstimator):
                 noise.update(self._shared_noise(model, n_draws, "scoring"))
                 on_device.append(generator_on(batch.x.device, generator))
             ends = sequences.lengths[n_done : n_done + len(batch.x)]
-            n_done += len(batch.x)
             ends = torch.from_numpy(ends).to(batch.x.device)
             seen = model.observe(batch, noise)
             expectation = expected_continuation(model, seen, ends, noise, n_steps, on_device[0])
-            return model.observation_head.from_expectation(expectation)
+            following_steps = model.observation_head.from_expectation(expectation)
+            n_done += len(batch.x)
+            return following_steps
 
         out = self._by_rows(KnownRows(longer), n_draws, following)
         return out if sequences.form == "rows" else out.reshape(len(out), n_steps, n_columns)
@@ -483,7 +485,8 @@ class AnswersOnSequences(LatentVariableEstimator):
         first = next(model.parameters())
         on_device = generator_on(first.device, generator)
         out = np.empty((n_samples, length * self.n_columns_), dtype=dtype)
-        for part in self._chunks(model, n_samples, 1):
+
+        def draw(part: slice) -> None:
             n_rows = part.stop - part.start
             noise = self._noise(model, model.prior_noise_spec(1), n_rows, generator)
             nothing = first.new_zeros(n_rows, out.shape[1])
@@ -495,6 +498,8 @@ class AnswersOnSequences(LatentVariableEstimator):
                 steps.append(draws.x[0])
             x = torch.cat(steps, dim=1)
             out[part] = model.observation_head.unstandardize(x).cpu().numpy()
+
+        self._each_chunk(model, n_samples, 1, draw)
         return out if self._rows_are_sequences else out.reshape(n_samples, length, -1)
 
     inverse_transform = _Absent("predict_next continues sequences and sample draws new ones")

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvae._core._batch import Batch
 from skvae._core._normal import standard_normal_log_prob
-from skvae._core._random import MAX_SEED
 from skvae._core._sklearn import to_numpy
+from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._rows import KnownRows
 from skvae.estimators._transaction import infers
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
@@ -35,6 +34,10 @@ FEATURE_DRAWS, DRAWS_EACH = 50, 10
 
 class StackedOnFeatures(Host):
     """What goes through the model `features_` on its way in and out; not for direct use."""
+
+    @property
+    def _reads_by_row(self) -> bool:
+        return self.features is None
 
     def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         if self.features is None:
@@ -65,8 +68,8 @@ class StackedOnFeatures(Host):
             return frozen
         features = clone(self.features)
         if features.random_state is None:
-            seed = check_random_state(self.random_state).randint(MAX_SEED)
-            features.set_params(random_state=int(seed))
+            seed = seed_of_fit(self.random_state)
+            features.set_params(random_state=seed)
         return features.fit(X)
 
     def _n_columns_of(self, fitted: dict[str, Any]) -> int:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any
 
 import torch
+
+from skvae._core._memory import explained, is_out_of_memory, memory_allowed
+from skvae.estimators._memory import memory_limit
+from skvae.exceptions import OutOfMemoryError
+
+NO_ROOM = (
+    "Let a step of training take less: a smaller batch_size, fewer draws of the objective, narrower "
+    "networks. What is done beside the steps takes no more than max_memory."
+)
 
 
 def all_or_nothing(method: Callable) -> Callable:
@@ -35,8 +45,13 @@ def trains(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _own_contexts(), torch.enable_grad():
-            return method(*args, **kwargs)
+        try:
+            with _own_contexts(*args[:1]), torch.enable_grad():
+                return method(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
+                raise
+            raise explained(error, NO_ROOM) from error
 
     return wrapped
 
@@ -46,15 +61,21 @@ def infers(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _own_contexts(), torch.no_grad():
+        with _own_contexts(*args[:1]), torch.no_grad():
             return method(*args, **kwargs)
 
     return wrapped
 
 
-def _own_contexts() -> ExitStack:
-    """Contexts that shut out those of the caller: device, inference mode, automatic precision."""
+def _own_contexts(estimator: Any = None) -> ExitStack:
+    """Contexts that shut out those of the caller: device, inference mode, automatic precision.
+
+    And the one that says how much memory there is for what the estimator computes.
+    """
     stack = ExitStack()
+    if (limit := getattr(estimator, "max_memory", None)) is None or isinstance(limit, Real):
+        # What is not a number is refused where parameters are validated.
+        stack.enter_context(memory_allowed(memory_limit(limit)))
     if torch.get_default_device().type != "cpu":
         # Not otherwise: the context intercepts every call of torch, a quarter of a small fit.
         stack.enter_context(torch.device("cpu"))

@@ -203,6 +203,10 @@ posterior component, default="diagonal"
         "medium" allows bfloat16, which on processors that have it saves a part of the time of wide
         networks. Where the hardware has neither, nothing changes. The setting is torch's own and
         holds for the whole process while ``fit`` runs.
+    max_memory : float or None, default=None
+        Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
+        with the state of the solver. None follows scikit-learn's `working_memory`: 1024 unless
+        ``sklearn.config_context(working_memory=...)`` says otherwise.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
@@ -311,6 +315,7 @@ posterior component, default="diagonal"
         "refine_steps": [Interval(Integral, 0, None, closed="left")],
         "missingness": [StrOptions({"self_masking"}), None],
         "precision": [StrOptions({"highest", "high", "medium"})],
+        "max_memory": [Interval(Real, 0, None, closed="neither"), None],
         "device": [str],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -347,6 +352,7 @@ posterior component, default="diagonal"
         refine_steps=0,
         missingness=None,
         precision="highest",
+        max_memory=None,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -379,6 +385,7 @@ posterior component, default="diagonal"
         self.refine_steps = refine_steps
         self.missingness = missingness
         self.precision = precision
+        self.max_memory = max_memory
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose

@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.impute import MissingIndicator
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._core._random import MAX_SEED
 from skvae._core._sklearn import (
     BaseEstimator,
     HasMethods,
@@ -19,6 +18,7 @@ from skvae._core._sklearn import (
     to_numpy,
 )
 from skvae.estimators._array_api import AnswersInKind
+from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._table import library_of
 from skvae.estimators._transaction import all_or_nothing
 from skvae.estimators._variational_autoencoder import VariationalAutoencoder
@@ -186,7 +186,7 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, AnswersInKind, 
         else:
             estimator = clone(self.estimator)
         if "random_state" in (own := estimator.get_params()) and own["random_state"] is None:
-            seed = int(check_random_state(self.random_state).randint(MAX_SEED))
+            seed = seed_of_fit(self.random_state)
             estimator.set_params(random_state=seed)
         self.estimator_ = estimator.fit(rows)
         return self

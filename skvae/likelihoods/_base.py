@@ -21,6 +21,7 @@ from skvae._core._batch import NoiseSpec
 from skvae._core._component import Component
 from skvae._core._factor_analysis import Factors, SecondMoments, rotated
 from skvae._core._summary import CHUNK_BYTES, ColumnSummary
+from skvae._core._units import Change
 from skvae.exceptions import SupportError
 
 
@@ -173,9 +174,40 @@ class Likelihood(Component, ABC, kind="likelihood"):
         """The likelihood of each column."""
         return [self] * n_columns
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        """Summary of the columns as the head will see them."""
-        return ColumnSummary.of(X)
+    def summarize(self, X: np.ndarray, moments: ColumnSummary | None = None) -> ColumnSummary:
+        """Summary of the columns as the head will see them.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_columns)
+            The training rows, or some of them where they do not fit into memory.
+        moments : ColumnSummary or None
+            Of all training rows, where X are some of them.
+        """
+        summary = ColumnSummary.of(X) if moments is None else moments
+        return summary._replace(marginals=self.marginals(X))
+
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What the head needs to know of the columns' marginals beside their moments."""
+        return {}
+
+    def summarize_further(
+        self, X: np.ndarray, moments: ColumnSummary | None = None
+    ) -> ColumnSummary:
+        """Summary of further rows, of which `moments` is all that is asked."""
+        summary = ColumnSummary.of(X) if moments is None else moments
+        return summary._replace(marginals=self.further_marginals(X))
+
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Those of the ``marginals`` that `moments` asks for."""
+        return self.marginals(X)
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Location and scale of the columns as the head standardises them, from their summary.
+
+        Unlike a summary they can be merged with those of other rows.
+        """
+        return summary._replace(marginals=MappingProxyType({}))
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         """Entries of `X` outside the support, as booleans of its shape; None if none can be.
@@ -183,6 +215,11 @@ class Likelihood(Component, ABC, kind="likelihood"):
         What it says of NaN does not matter: missing entries are never outside.
         """
         return None
+
+    @property
+    def has_support(self) -> bool:
+        """Whether there are finite values to which it gives no density."""
+        return type(self).invalid is not Likelihood.invalid
 
     def support_hint(self) -> tuple[str, str]:
         """What values are needed, and what to do about others; for the error message."""
@@ -242,6 +279,24 @@ class Likelihood(Component, ABC, kind="likelihood"):
         return repr(self)
 
 
+class UnitChanges(NamedTuple):
+    """How the units of a head have changed.
+
+    Attributes
+    ----------
+    columns : Change of shape (n_columns,)
+        Of rows in the units of the head.
+    features : Change of shape (n_features,)
+        Of what the encoder reads.
+    outputs : Change of shape (n_outputs,)
+        Of decoder outputs that stand for the same density of the user's rows.
+    """
+
+    columns: Change
+    features: Change
+    outputs: Change
+
+
 class ObservationHead(nn.Module, ABC):
     """Density of rows given decoder outputs.
 
@@ -276,6 +331,8 @@ class ObservationHead(nn.Module, ABC):
     n_noise_directions : int
         By how many the factors of the linear start stay below the columns, so that the noise is
         identified: 1, or 0 where the noise is given.
+    can_rescale : bool
+        Whether ``rescale_`` is offered: the head has units of its own, which may change.
     """
 
     n_columns: int
@@ -288,6 +345,7 @@ class ObservationHead(nn.Module, ABC):
     hand_derived: bool = False
     is_binary: bool = False
     n_noise_directions: int = 1
+    can_rescale: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,6 +366,23 @@ class ObservationHead(nn.Module, ABC):
     def unstandardize(self, x: Tensor) -> Tensor:
         """Rows in the user's units, from rows (..., n_columns) in the units of the head."""
         return x
+
+    def rescale_(self, before: ColumnSummary, after: ColumnSummary) -> UnitChanges:
+        """Take over a location and scale found anew, and say how the units change by it.
+
+        Decoder outputs that change as it says, with the head's own parameters as they then are,
+        stand for the same density of the user's rows as before. A column that has not varied, or
+        not been observed, before has nothing to be kept: its units change, and all else that is
+        said in these units stays as it is, which makes it begin at its marginal.
+
+        Called only if `can_rescale`.
+
+        Parameters
+        ----------
+        before, after : ColumnSummary
+            Moments (see ``Likelihood.moments``) by which the head standardises, and is to.
+        """
+        raise NotImplementedError  # abstract where `can_rescale` is True
 
     def noise_spec(self) -> dict[str, NoiseSpec]:
         """Randomness that `observe` needs."""

@@ -91,9 +91,11 @@ intensities in [0, 1].
             summary, threshold=self._threshold, dynamic=self.binarize == "dynamic", dtype=dtype
         )
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def summarize(self, X: np.ndarray, moments: ColumnSummary | None = None) -> ColumnSummary:
         threshold = self._threshold
-        return ColumnSummary.of(X, None if threshold is None else lambda x: x > threshold)
+        if threshold is None:
+            return super().summarize(X, moments)
+        return ColumnSummary.of(X, lambda x: x > threshold)
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         if self._threshold is not None:

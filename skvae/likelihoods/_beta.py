@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from skvae._core._stirling import stirling_error
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Change
 from skvae.likelihoods._base import Likelihood, LinearStart
 from skvae.likelihoods._first_order import FirstOrderHead
 from skvae.likelihoods._marginals import maximum
@@ -63,20 +65,31 @@ class BetaLikelihood(Likelihood, shorthand="beta"):
         self.check_parameters()
         return BetaHead(summary, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        logits = ColumnSummary.of(X, lambda x: _logit(x.astype(np.float64)))
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        logits = self.further_marginals(X)
+        n = ColumnSummary.of(X).n_observed
         logs = [
             ColumnSummary.of(X, lambda x: np.log(x.astype(np.float64))).mean,
             ColumnSummary.of(X, lambda x: np.log1p(-x.astype(np.float64))).mean,
         ]
-        marginals = {"location": logits.mean, "scale": logits.scale}
         names = ("logit", "log_precision")
-        n = logits.n_observed
         # The mean logarithms are all that the likelihood needs to know.
         guarded = [(n * log + UNIFORM_ROWS * UNIFORM_LOG) / (n + UNIFORM_ROWS) for log in logs]
         found = np.array([fit_beta(*pair) for pair in zip(*guarded, strict=True)])
-        marginals |= dict(zip(names, found.reshape(-1, 2).T, strict=True))
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return {**logits, **dict(zip(names, found.reshape(-1, 2).T, strict=True))}
+
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        logits = ColumnSummary.of(X, lambda x: _logit(x.astype(np.float64)))
+        return {"location": logits.mean, "scale": logits.scale}
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Moments of the logits."""
+        return super().moments(
+            summary._replace(
+                mean=summary.marginals.get("location", summary.mean),
+                scale=summary.marginals.get("scale", summary.scale),
+            )
+        )
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return ~((X > 0) & (X < 1))
@@ -152,6 +165,12 @@ class BetaHead(FirstOrderHead, StandardizedHead):
         limits = torch.finfo(x.dtype)
         x = torch.sigmoid(super().unstandardize(x))
         return x.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
+
+    def rescale_noise_(self, ratio: Tensor, factor: Tensor) -> None:
+        """Nothing: a precision has no units."""
+
+    def rescale_outputs(self, columns: Change) -> Change:
+        return Change.none(self.n_outputs, columns.factor)  # nor have logits
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else torch.where(mask > 0, x, torch.zeros_like(x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,11 +18,11 @@ from skvae.likelihoods._base import Columns, JointPart, Likelihood, LinearStart,
 from skvae.likelihoods._codes import (
     check_not_ids,
     codes_hint,
+    counts_of_codes,
     frequencies,
     n_categories_of,
     outside,
     resolved,
-    summary_of_codes,
 )
 from skvae.likelihoods._column import ColumnHead
 from skvae.likelihoods._embedded import EmbeddedHead
@@ -100,8 +100,8 @@ class CategoricalLikelihood(Likelihood, shorthand="categorical"):
         n_categories = np.broadcast_to(np.asarray(self.n_categories), (n_columns,)).tolist()
         return [self._with(number) for number in n_categories]
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        return summary_of_codes(X)
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return counts_of_codes(X)
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ObservationHead:
         """Head that starts at the frequencies of the codes."""

@@ -81,15 +81,15 @@ def codes_hint(n_categories: Any) -> tuple[str, str]:
     )
 
 
-def summary_of_codes(X: np.ndarray) -> ColumnSummary:
-    """Summary of columns of codes, with how often each code occurs, an array for each column."""
+def counts_of_codes(X: np.ndarray) -> dict[str, np.ndarray]:
+    """How often each code occurs, an array for each column."""
     counts = np.empty(X.shape[1], dtype=object)
     for j in range(X.shape[1]):
         column = X[:, j]
         if column.dtype.kind == "f":
             column = column[~np.isnan(column)]
         counts[j] = np.bincount(column.astype(np.int64))
-    return ColumnSummary.of(X)._replace(marginals={"counts": counts})
+    return {"counts": counts}
 
 
 def frequencies(summary: ColumnSummary, n_categories: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -15,7 +15,15 @@ from skvae._core._batch import NoiseSpec
 from skvae._core._component import resolve
 from skvae._core._factor_analysis import SecondMoments
 from skvae._core._summary import ColumnSummary
-from skvae.likelihoods._base import Columns, Likelihood, LinearStart, Observation, ObservationHead
+from skvae._core._units import Change, joined
+from skvae.likelihoods._base import (
+    Columns,
+    Likelihood,
+    LinearStart,
+    Observation,
+    ObservationHead,
+    UnitChanges,
+)
 from skvae.likelihoods._joint import JointModel, Participant
 
 # Fields of a summary that are one number for each column.
@@ -135,17 +143,44 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
             found.update(zip(index, likelihood.of_columns(len(index)), strict=True))
         return [found[j] for j in range(n_columns)]
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def summarize(self, X: np.ndarray, moments: ColumnSummary | None = None) -> ColumnSummary:
+        return self._summarize(X, moments, lambda likelihood, *own: likelihood.summarize(*own))
+
+    def summarize_further(
+        self, X: np.ndarray, moments: ColumnSummary | None = None
+    ) -> ColumnSummary:
+        def further(likelihood: Likelihood, *own: Any) -> ColumnSummary:
+            return likelihood.summarize_further(*own)
+
+        return self._summarize(X, moments, further)
+
+    def _summarize(
+        self,
+        X: np.ndarray,
+        moments: ColumnSummary | None,
+        summarize: Callable[..., ColumnSummary],
+    ) -> ColumnSummary:
         groups = self._groups(Columns(), X.shape[1])
         whole = [np.zeros(X.shape[1]) for _ in range(N_MOMENTS)]
         parts = np.empty(len(groups), dtype=object)
         for i, (likelihood, index) in enumerate(groups):
-            part = likelihood.summarize(X[:, index])
+            those = None if moments is None else _of_columns(moments, index)
+            part = summarize(likelihood, X[:, index], those)
             for values, own in zip(whole, part, strict=False):
                 values[index] = own
             # Wrapped, since an array would take the summary for a sequence.
             parts[i] = (part,)
         return ColumnSummary(*whole, marginals={"parts": parts})
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Those of the groups."""
+        whole = [np.array(values) for values in summary[:N_MOMENTS]]
+        for i, (likelihood, index) in enumerate(self._groups(Columns(), len(summary.mean))):
+            if "parts" in summary.marginals:
+                (part,) = summary.marginals["parts"][i]
+                for values, own in zip(whole, likelihood.moments(part), strict=False):
+                    values[index] = own
+        return ColumnSummary(*whole)
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> ColumnHead:
         """Head that is made of the heads of the groups."""
@@ -153,11 +188,15 @@ class ColumnLikelihood(Likelihood, shorthand="column"):
         groups = self._groups(Columns(), len(summary.mean))
         heads = []
         for i, (likelihood, index) in enumerate(groups):
-            part = ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
+            part = _of_columns(summary, index)
             if "parts" in summary.marginals:
                 (part,) = summary.marginals["parts"][i]
             heads.append(likelihood.build(part, dtype))
         return ColumnHead(heads, [index for _, index in groups])
+
+    @property
+    def has_support(self) -> bool:
+        return True
 
     def check_support(
         self,
@@ -278,6 +317,11 @@ class ColumnParams(NamedTuple):
     parts: tuple[Any, ...]
 
 
+def _of_columns(summary: ColumnSummary, index: Sequence[int]) -> ColumnSummary:
+    """Moments of some of the columns."""
+    return ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
+
+
 class ColumnHead(ObservationHead):
     """Densities of groups of columns, side by side.
 
@@ -354,6 +398,31 @@ class ColumnHead(ObservationHead):
 
     def unstandardize(self, x: Tensor) -> Tensor:
         return self._in_order([head.unstandardize(x[..., own]) for head, own in self._groups()])
+
+    @property
+    def can_rescale(self) -> bool:  # type: ignore[override]
+        """Whether a group has units of its own."""
+        return any(self._of_parts("can_rescale"))
+
+    def rescale_(self, before: ColumnSummary, after: ColumnSummary) -> UnitChanges:
+        parts = []
+        for head, own in self._groups():
+            if head.can_rescale:
+                index = own.cpu().numpy()
+                some = (
+                    ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
+                    for summary in (before, after)
+                )
+                parts.append(head.rescale_(*some))
+                continue
+            sizes = (head.n_columns, head.n_features, head.n_outputs)
+            parts.append(UnitChanges(*(Change.none(n, self.place) for n in sizes)))
+        columns, features, outputs = (list(of) for of in zip(*parts, strict=True))
+        return UnitChanges(
+            joined(columns)[self.place],
+            joined(features),
+            Change(*(self._joined(list(t)) for t in zip(*outputs, strict=True))),
+        )
 
     def noise_spec(self) -> dict[str, NoiseSpec]:
         return {

@@ -28,7 +28,7 @@ from skvae.likelihoods._base import (
     LinearStart,
     NormalColumns,
 )
-from skvae.likelihoods._standardized import StandardizedHead
+from skvae.likelihoods._standardized import StandardizedHead, log_variance_rescaled
 
 # Smallest noise variance, relative to the variance of the column. A floor that binds costs whole
 # nats (columns that nearly repeat each other, one gross outlier in a column), so it lies below what
@@ -150,12 +150,9 @@ class GaussianHead(StandardizedHead):
     ) -> None:
         n_columns = len(summary.mean)
         constant = summary.scale == 0
-        scale = np.where(constant, 1.0, summary.scale)
-        if common:
-            largest = summary.scale.max(initial=0.0)
-            root_mean_square = largest * np.sqrt(np.mean((summary.scale / (largest or 1.0)) ** 2))
-            scale = np.full(n_columns, root_mean_square or 1.0)
-        super().__init__(summary.mean, scale)
+        self.common = common
+        super().__init__(summary.mean, self.scale_of(summary))
+        scale = self.scale.numpy()
         self.predicted = isinstance(noise, str) and noise == "predicted"
         self.n_outputs = 2 * n_columns if self.predicted else n_columns
         learned = np.ones(n_columns) if common else (~constant).astype(np.float64)
@@ -170,7 +167,22 @@ class GaussianHead(StandardizedHead):
             self.register_buffer("log_variance", torch.zeros(n_columns, dtype=dtype))
         self.fixed = fixed is not None
         self.n_noise_directions = 0 if self.fixed else 1
-        self.common = common
+
+    def scale_of(self, summary: ColumnSummary) -> np.ndarray:
+        if not self.common:
+            return super().scale_of(summary)
+        largest = summary.scale.max(initial=0.0)
+        root_mean_square = largest * np.sqrt(np.mean((summary.scale / (largest or 1.0)) ** 2))
+        return np.full(len(summary.scale), root_mean_square or 1.0)
+
+    def rescale_noise_(self, ratio: Tensor, factor: Tensor) -> None:
+        own = self.log_variance
+        if self.fixed:
+            own.add_((2.0 * torch.log(ratio)).to(own))
+        elif self.predicted:
+            own.add_((2.0 * torch.log(factor)).to(own))
+        else:
+            own.copy_(log_variance_rescaled(own, math.log(NOISE_FLOOR), factor[: len(own)]))
 
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else torch.where(mask > 0, x, torch.zeros_like(x))

@@ -52,16 +52,20 @@ default="per_feature"
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> LogNormalHead:
         """Head whose location and scale are those of the logarithms of the training columns."""
         noise = self.noise_of(len(summary.mean))
-        logs = summary._replace(
-            mean=summary.marginals.get("log_mean", summary.mean),
-            scale=summary.marginals.get("log_scale", summary.scale),
-        )
-        return LogNormalHead(logs, **noise, dtype=dtype)
+        return LogNormalHead(self.moments(summary), **noise, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         logs = ColumnSummary.of(X, lambda x: np.log(x.astype(np.float64)))
-        marginals = {"log_mean": logs.mean, "log_scale": logs.scale}
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return {"log_mean": logs.mean, "log_scale": logs.scale}
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Moments of the logarithms."""
+        return super().moments(
+            summary._replace(
+                mean=summary.marginals.get("log_mean", summary.mean),
+                scale=summary.marginals.get("log_scale", summary.scale),
+            )
+        )
 
     def invalid(self, X: np.ndarray) -> np.ndarray | None:
         return ~(X > 0)

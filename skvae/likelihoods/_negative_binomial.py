@@ -64,9 +64,11 @@ class NegativeBinomialLikelihood(CountLikelihood, shorthand="negative_binomial")
         log_dispersion = summary.marginals.get("log_dispersion", np.zeros_like(mean))
         return NegativeBinomialHead(summary, np.log(mean), mean, log_dispersion, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        marginals = fit_columns(X, lambda x: [fit_log_dispersion(x)], ["log_dispersion"])
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return fit_columns(X, lambda x: [fit_log_dispersion(x)], ["log_dispersion"])
+
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {}
 
 
 def fit_log_dispersion(x: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,11 +19,11 @@ from skvae.likelihoods._base import Columns, JointPart, Likelihood, LinearStart,
 from skvae.likelihoods._codes import (
     check_not_ids,
     codes_hint,
+    counts_of_codes,
     frequencies,
     n_categories_of,
     outside,
     resolved,
-    summary_of_codes,
 )
 from skvae.likelihoods._first_order import MIN_UNIQUENESS
 from skvae.likelihoods._joint import JointModel, Participant, flattening
@@ -92,8 +92,8 @@ class OrdinalLikelihood(Likelihood, shorthand="ordinal"):
         n_categories = np.broadcast_to(np.asarray(self.n_categories), (n_columns,)).tolist()
         return [type(self)(n_categories=number) for number in n_categories]
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
-        return summary_of_codes(X)
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return counts_of_codes(X)
 
     def build(self, summary: ColumnSummary, dtype: torch.dtype) -> OrdinalHead:
         """Head whose thresholds start at the frequencies of the codes."""

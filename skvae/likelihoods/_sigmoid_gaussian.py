@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skvae._core._factor_analysis import Factors, SecondMoments
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Change
 from skvae.likelihoods._base import LinearStart
 from skvae.likelihoods._first_order import START_LENGTHS
 from skvae.likelihoods._gaussian import GaussianHead, GaussianParams, NormalLikelihood
@@ -77,6 +78,9 @@ class SigmoidGaussianHead(GaussianHead):
         least = np.where(summary.scale > 0, LEAST_MEAN, LEAST_CONSTANT)
         level = np.clip(summary.mean, least, 1.0 - least)
         self.register_buffer("level", torch.tensor(np.log(level) - np.log1p(-level), dtype=dtype))
+
+    def rescale_outputs(self, columns: Change) -> Change:
+        return Change.none(self.n_outputs, columns.factor)  # logits have no units
 
     def initial_outputs(self) -> Tensor:
         if not self.predicted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 
 from skvae._core._sklearn import Interval, StrOptions
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Change
 from skvae.likelihoods._base import Likelihood, LinearStart
 from skvae.likelihoods._first_order import FirstOrderHead
 from skvae.likelihoods._gaussian import log_scale_above
 from skvae.likelihoods._marginals import fit_columns, maximum
-from skvae.likelihoods._standardized import StandardizedHead
+from skvae.likelihoods._standardized import StandardizedHead, log_variance_rescaled
 
 # Learned degrees of freedom stay between these. Below 2 there is no variance; at 1000 the density
 # is the normal one to a millionth of a nat.
@@ -98,11 +100,19 @@ class StudentTLikelihood(Likelihood, shorthand="student_t"):
         self.check_parameters()
         return StudentTHead(summary, df=self._fixed_df, dtype=dtype)
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         self.check_parameters()
         df = self._fixed_df
-        marginals = fit_columns(X, lambda x: fit_t(x, df), ("location", "scale", "df"))
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return fit_columns(X, lambda x: fit_t(x, df), ("location", "scale", "df"))
+
+    def moments(self, summary: ColumnSummary) -> ColumnSummary:
+        """Location and scale of the marginals, merged as moments are."""
+        return super().moments(
+            summary._replace(
+                mean=summary.marginals.get("location", summary.mean),
+                scale=summary.marginals.get("scale", summary.scale),
+            )
+        )
 
 
 def fit_t(x: np.ndarray, df: float | None = None) -> tuple[float, float, float]:
@@ -161,6 +171,9 @@ class StudentTHead(FirstOrderHead, StandardizedHead):
     """Student's t density in columns standardised by their marginals."""
 
     least_uniqueness = LEAST_UNIQUENESS
+    float64_buffers = ("location", "scale", "score_factor", "score_offset")
+    score_factor: Tensor
+    score_offset: Tensor
 
     def __init__(self, summary: ColumnSummary, *, df: float | None, dtype: torch.dtype) -> None:
         found = {"location": summary.mean, "scale": summary.scale}
@@ -173,6 +186,9 @@ class StudentTHead(FirstOrderHead, StandardizedHead):
         learned = (~constant).astype(np.float64)
         self.register_buffer("learned", torch.tensor(learned, dtype=dtype))
         self.log_square_scale = nn.Parameter(torch.zeros(self.n_columns, dtype=dtype))
+        # Normal scores are of columns as they were standardised at first.
+        self.register_buffer("score_factor", torch.ones_like(self.scale))
+        self.register_buffer("score_offset", torch.zeros_like(self.scale))
         self.register_buffer("marginal_df", torch.tensor(found["df"], dtype=dtype))
         log_excess = torch.tensor(np.log(found["df"] - 2.0), dtype=dtype)
         if self.is_fixed:
@@ -188,6 +204,16 @@ class StudentTHead(FirstOrderHead, StandardizedHead):
             log_excess = log_excess.clamp(math.log(MIN_DF - 2.0), math.log(MAX_DF - 2.0))
         return 2.0 + torch.exp(log_excess)
 
+    def rescale_noise_(self, ratio: Tensor, factor: Tensor) -> None:
+        own = self.log_square_scale
+        own.copy_(log_variance_rescaled(own, math.log(SCALE_FLOOR), factor))
+
+    def rescale_features_(self, columns: Change) -> Change:
+        """Not at all: no affine map undoes what normal scores of other units would change."""
+        self.score_factor.div_(columns.factor)
+        self.score_offset.sub_(self.score_factor * columns.offset)
+        return Change.none(self.n_features, columns.factor)
+
     def features(self, x: Tensor, mask: Tensor | None) -> Tensor:
         scores = self.residuals(x)
         return scores if mask is None else torch.where(mask > 0, scores, torch.zeros_like(x))
@@ -197,6 +223,7 @@ class StudentTHead(FirstOrderHead, StandardizedHead):
 
     def residuals(self, x: Tensor) -> Tensor:
         """Normal scores: what a standard normal variable is where t is `x` (Wallace, 1959)."""
+        x = torch.addcmul(self.score_offset.to(x.dtype), self.score_factor.to(x.dtype), x)
         df = self.marginal_df
         size = torch.sqrt(df * _log_one_plus_square(x / torch.sqrt(df)))
         return torch.sign(x) * size * ((8.0 * df + 1.0) / (8.0 * df + 3.0))

@@ -87,10 +87,12 @@ class ZeroInflatedNegativeBinomialLikelihood(
             summary, predicted=self.zeros == "predicted", dtype=dtype
         )
 
-    def summarize(self, X: np.ndarray) -> ColumnSummary:
+    def marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
         names = ("log_mean", "log_dispersion", "zero_logit")
-        marginals = fit_columns(X, fit_zero_inflated, names)
-        return ColumnSummary.of(X)._replace(marginals=marginals)
+        return fit_columns(X, fit_zero_inflated, names)
+
+    def further_marginals(self, X: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {}
 
 
 def fit_zero_inflated(x: np.ndarray) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from skvae._core._batch import Batch, NoiseSpec
 from skvae._core._factor_analysis import SecondMoments
 from skvae._core._summary import ColumnSummary
+from skvae._core._units import Change, Move, Read, Written
 from skvae.likelihoods._base import Likelihood, LinearStart, Observation, ObservationHead
 from skvae.models._base import Generative, LatentVariableModel
 from skvae.models._missing import MissingEntries
@@ -119,7 +120,7 @@ class Autoencoder(LatentVariableModel):
         if batch.mask is None:
             return features
         # Something stands for what is missing, which need not be what is expected of a feature.
-        return features * self.missing.of_features(batch.mask)
+        return torch.lerp(self.missing.centre, features, self.missing.of_features(batch.mask))
 
     def residuals(self, batch: Batch) -> Tensor | None:
         """What the factors of a linear model are to explain; None if there is no such model."""
@@ -176,6 +177,46 @@ class Autoencoder(LatentVariableModel):
     def encode(self, features: Tensor) -> PosteriorDistribution:
         """q(z | x) from what the encoder reads of rows, (n_rows, n_features)."""
         return self.posterior_of(self.encoder(features))
+
+    def readers(self) -> dict[str, NetworkHead]:
+        """Networks that read features of rows, before anything else, by name."""
+        return {"encoder": self.encoder}
+
+    @property
+    def can_rescale(self) -> bool:
+        readers = self.readers().values()
+        return (
+            self.observation_head.can_rescale
+            and self.decoder.outlet() is not None
+            and all(network.inlets() is not None for network in readers)
+        )
+
+    def take_units_(self, features: Change, outputs: Change) -> None:
+        """Change what beside the parameters is kept in the units of features and outputs."""
+        self.missing.rescale_(features, outputs)
+
+    def rescale_(self, before: ColumnSummary, after: ColumnSummary) -> list[Move]:
+        head = self.observation_head
+        moves: list[Move] = []
+        with torch.no_grad():
+            columns, features, outputs = head.rescale_(before, after)
+            self.take_units_(features, outputs)
+            for name, network in self.readers().items():
+                for weight, bias in network.inlets() or ():
+                    moves.append(Read(f"{name}.{weight}", f"{name}.{bias}", features))
+            outlet = self.decoder.outlet()
+            assert outlet is not None
+            for weight in outlet.weights:
+                moves.append(Written(f"decoder.{weight}", outputs.factor, None))
+            moves.append(Written(f"decoder.{outlet.bias}", *outputs))
+            for name in self.prior_head.in_units_of_features():
+                moves.append(Written(f"prior_head.{name}", *features))
+            if self.missingness is not None:
+                moves.append(Read("missingness.slope", "missingness.intercept", columns))
+            values = dict(self.named_parameters())
+            for move in moves:
+                move.move_(values)
+        return moves
 
     @property
     def n_linear(self) -> int:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import Batch, NoiseSpec
+from skvae._core._summary import ColumnSummary
+from skvae._core._units import Move
 from skvae.likelihoods._base import Observation, ObservationHead
 from skvae.models._missingness import SelfMasking
 from skvae.posteriors._base import PosteriorDistribution
@@ -87,6 +89,32 @@ class LatentVariableModel(nn.Module, ABC):
     @abstractmethod
     def sample_prior(self, batch: Batch | None, noise: Mapping[str, Tensor]) -> Tensor:
         """Draws z from the prior (given the batch's context, where the model has one)."""
+
+    @property
+    def can_rescale(self) -> bool:
+        """Whether ``rescale_`` is offered: the columns have units, and their change can be undone.
+
+        That is, exactly, by the affine maps that read columns and those that make outputs.
+        """
+        return False
+
+    def rescale_(self, before: ColumnSummary, after: ColumnSummary) -> list[Move]:
+        """Take over a location and scale of the columns found anew; what is said stays the same.
+
+        q(z | x) of the user's rows, and p(x | z) of them, are the same as before, but for columns
+        that have not varied, or not been observed, until now. Called only if `can_rescale`.
+
+        Parameters
+        ----------
+        before, after : ColumnSummary
+            Moments (see ``Likelihood.moments``) by which columns are standardised, and are to be.
+
+        Returns
+        -------
+        moves : list of Move
+            What has become of parameters, so that what belongs to them can follow.
+        """
+        raise NotImplementedError  # abstract where `can_rescale` is True
 
     def generative_weights(self) -> list[str]:
         """Names of the weight matrices that p(x | z) depends on: those that may be uncertain."""

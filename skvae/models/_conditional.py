@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skvae._core._batch import Batch
 from skvae._core._bounds import bounded_log_scale
+from skvae._core._units import Change
 from skvae.likelihoods._base import LinearStart
 from skvae.models._autoencoder import Autoencoder, LinearWays
 from skvae.networks._layers import LinearPath
@@ -92,6 +93,10 @@ class ConditionalAutoencoder(Autoencoder):
         self.centre.copy_(regression.centre)
         if self.in_decoder:
             self.feature_slopes.copy_(regression.features)
+
+    def take_units_(self, features: Change, outputs: Change) -> None:
+        super().take_units_(features, outputs)
+        self.feature_slopes.copy_(features.factor * self.feature_slopes.double())
 
     def context_of(self, batch: Batch) -> Tensor:
         """Context of the rows, (..., n_context)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from skvae._core._units import Change
 from skvae.likelihoods._base import LinearStart
 from skvae.networks._layers import LinearPath
 
@@ -39,6 +40,8 @@ class MissingEntries(nn.Module):
     ----------
     loadings, precision, gain : Tensor of shape (n_features, n_factors) or (n_features,)
         Of the linear model by which missing features are filled in (see `LinearStart`).
+    centre : Tensor of shape (n_features,)
+        What is expected of a feature of which nothing is known: 0 in the units of the first rows.
     root : Tensor of shape (n_features, n_factors)
         Square roots of what each feature adds to the precision of each of the factors that the
         latent variables started at.
@@ -59,6 +62,7 @@ class MissingEntries(nn.Module):
         self.register_buffer("loadings", torch.zeros(n_features, n_factors, dtype=dtype))
         self.register_buffer("precision", torch.ones(n_features, dtype=dtype))
         self.register_buffer("gain", torch.ones(n_features, dtype=dtype))
+        self.register_buffer("centre", torch.zeros(n_features, dtype=dtype))
         self.register_buffer("root", torch.zeros(n_features, n_factors, dtype=dtype))
         self.register_buffer("column_of_feature", column_of_feature, persistent=False)
         self.path = LinearPath(n_columns, n_outputs, bias=False, dtype=dtype) if learns else None
@@ -76,6 +80,16 @@ class MissingEntries(nn.Module):
         if self.root.shape[1]:
             root = torch.from_numpy(start.loadings * start.precision[:, None] ** 0.5)
             self.root.zero_()[:, first : first + root.shape[1]] = root
+
+    def rescale_(self, features: Change, outputs: Change) -> None:
+        """Expect the same of features in other units, given what the factors say of outputs."""
+        factor, offset = features
+        self.centre.copy_(factor * self.centre.double() + offset)
+        if self.loadings.shape[1]:
+            own = outputs.factor[: len(self.loadings)]
+            self.loadings.copy_(own.unsqueeze(1) * self.loadings.double())
+            self.precision.copy_(self.precision.double() / own.square())
+            self.gain.copy_(self.gain.double() / (own * factor))
 
     def of_features(self, mask: Tensor) -> Tensor:
         """Mask (..., n_features) of the features, from that of the columns."""
@@ -96,8 +110,10 @@ class MissingEntries(nn.Module):
         if not loadings.shape[1]:
             return features.new_zeros(len(features), 0)
         root = loadings * precision.sqrt().unsqueeze(1)
-        information = features.double() @ (gain.double().unsqueeze(1) * loadings)
-        total = _precision(root, self.of_features(mask).double())
+        observed = self.of_features(mask).double()
+        deviations = features.double() - self.centre.double() * observed
+        information = deviations @ (gain.double().unsqueeze(1) * loadings)
+        total = _precision(root, observed)
         solution, _ = torch.linalg.solve_ex(total, information.unsqueeze(-1))
         return solution.squeeze(-1).to(features.dtype)
 
@@ -107,13 +123,14 @@ class MissingEntries(nn.Module):
         `factors` are those of these rows, if they are known; if not, `features` have to be 0 where
         something is missing.
         """
+        columns, mask = mask, self.of_features(mask)
         if not self.loadings.shape[1]:
-            return features
+            return features + (1.0 - mask) * self.centre
         if factors is None:
-            factors = self.factors(features, mask)
+            factors = self.factors(features, columns)
         expected = factors @ (self.loadings * (self.precision / self.gain).unsqueeze(1)).mT
         # At 0 and 1 this is one or the other, exactly.
-        return torch.lerp(expected, features, self.of_features(mask))
+        return torch.lerp(expected + self.centre, features, mask)
 
     def mixing(self, mask: Tensor) -> Tensor:
         """Lower triangular factor (n_rows, n_factors, n_factors) that mixes independent noise.

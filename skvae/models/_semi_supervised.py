@@ -66,6 +66,9 @@ class SemiSupervisedAutoencoder(ConditionalAutoencoder):
                 specs[f"classifier.{name}"] = NoiseSpec((width,), "uniform", "row")
         return specs
 
+    def readers(self) -> dict[str, NetworkHead]:
+        return super().readers() | {"classifier": self.classifier}
+
     def recognition_weights(self) -> list[str]:
         own = [name for name, _ in self.named_parameters() if name.startswith("classifier.")]
         return super().recognition_weights() + own

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from skvae._core._component import Component
+
+
+class Outlet(NamedTuple):
+    """Names of the parameters that outputs are made of, one for each place of the last axis.
+
+    What becomes of outputs in other units becomes of the weights, and with an offset of the bias.
+    """
+
+    weights: Sequence[str]
+    bias: str
 
 
 class Network(Component, ABC, kind="network"):
@@ -95,6 +106,18 @@ class NetworkHead(nn.Module, ABC):
         outputs : Tensor of shape (n_outputs,)
         """
         raise NotImplementedError  # abstract where `has_linear_path` is True
+
+    def inlets(self) -> Sequence[tuple[str, str]] | None:
+        """Weights and biases of the affine maps by which all that is read of the inputs comes in.
+
+        None, as by default, where there are not only such maps: the units of what the network reads
+        can then not be changed without changing what it says.
+        """
+        return None
+
+    def outlet(self) -> Outlet | None:
+        """What the outputs are made of; None, as by default, where they share parameters."""
+        return None
 
     def depart_(self, fresh: NetworkHead) -> None:
         """Take from one just built what a linear start silenced and training would hardly wake.

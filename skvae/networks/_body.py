@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skvae.networks._base import NetworkHead
-from skvae.networks._layers import OUTPUT_GAIN, LinearPath
+from skvae.networks._base import NetworkHead, Outlet
+from skvae.networks._layers import OUTPUT_GAIN, Linear, LinearPath
 
 
 class BodyHead(NetworkHead):
@@ -25,10 +25,13 @@ class BodyHead(NetworkHead):
         Share of the activities to drop in training.
     dropped_widths : sequence of int
         Widths of the activities that are dropped from, in the order of `drops`.
+    entry : str or None
+        Name of the layer by which all inputs enter the body; None if there is no such layer.
     """
 
     dropout: float = 0.0
     dropped_widths: Sequence[int] = ()
+    entry: str | None = None
     output: nn.Module
     linear_path: LinearPath | None
 
@@ -124,6 +127,22 @@ class BodyHead(NetworkHead):
     def has_linear_path(self) -> bool:  # type: ignore[override]
         """Whether there is a linear path."""
         return self.linear_path is not None
+
+    def inlets(self) -> Sequence[tuple[str, str]] | None:
+        if self.entry is None:
+            return None
+        found = [(f"{self.entry}.weight", f"{self.entry}.bias")]
+        if self.get_parameter(found[0][0]).shape[0] == 0:
+            found = []  # a bias beside the linear path
+        if self.linear_path is not None:
+            found.append(("linear_path.weight", "output.bias"))
+        return found
+
+    def outlet(self) -> Outlet | None:
+        if type(self.output) is not Linear:
+            return None
+        path = [] if self.linear_path is None else ["linear_path.weight"]
+        return Outlet(["output.weight", *path], "output.bias")
 
     def start_at(self, outputs: Tensor) -> None:
         with torch.no_grad():

@@ -110,6 +110,8 @@ class GatedMLP(Network, shorthand="gated"):
 class GatedHead(BodyHead):
     """Gated layers; linear units and gates of a layer are the halves of one map."""
 
+    entry = "hidden.0"
+
     def __init__(
         self,
         n_inputs: int,

@@ -23,7 +23,7 @@ from skvae._core._component import Component, positive_integers
 from skvae._core._products import add_products_, products_into
 from skvae._core._sklearn import Interval, StrOptions
 from skvae.networks._activations import ACTIVATIONS
-from skvae.networks._base import DerivedNetwork, NetworkHead
+from skvae.networks._base import DerivedNetwork, NetworkHead, Outlet
 from skvae.networks._mlp import MLP, MLPHead
 
 
@@ -243,6 +243,13 @@ class GaussianLayersHead(NetworkHead):
 
     def forward(self, inputs: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         return self.maps[-1](self.layers(inputs)[-1])
+
+    def outlet(self) -> Outlet | None:
+        last = self._last.outlet()
+        if last is None:
+            return None
+        under = f"maps.{len(self.sizes) - 1}."
+        return Outlet([f"{under}{name}" for name in last.weights], f"{under}{last.bias}")
 
     # -- how it starts ------------------------------------------------------------------------
 

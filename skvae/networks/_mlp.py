@@ -139,6 +139,7 @@ class MLPHead(BodyHead):
         self.hidden = nn.ModuleList(
             Linear(a, b, bias=True, dtype=dtype) for a, b in itertools.pairwise(widths)
         )
+        self.entry = "hidden.0" if hidden_layer_sizes else "output"
         bias_only = not hidden_layer_sizes and n_location_outputs > 0
         self.add_output_(
             n_inputs,

@@ -115,6 +115,8 @@ class ResidualMLP(Network, shorthand="residual"):
 class ResidualHead(BodyHead):
     """Blocks between a linear map and the output layer."""
 
+    entry = "first"
+
     def __init__(
         self,
         n_inputs: int,

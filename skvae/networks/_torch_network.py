@@ -13,7 +13,7 @@ from torch.nn import functional
 from skvae._core._import_path import import_from
 from skvae._core._products import affine
 from skvae._core._random import MAX_SEED
-from skvae.networks._base import Network, NetworkHead
+from skvae.networks._base import Network, NetworkHead, Outlet
 from skvae.networks._layers import OUTPUT_GAIN, LinearPath
 
 
@@ -215,6 +215,10 @@ class TorchNetworkHead(NetworkHead):
     def has_linear_path(self) -> bool:  # type: ignore[override]
         """Whether there is a linear path."""
         return self.linear_path is not None
+
+    def outlet(self) -> Outlet:
+        path = [] if self.linear_path is None else ["linear_path.weight"]
+        return Outlet(["gain", *path], "bias")
 
     def start_at(self, outputs: Tensor) -> None:
         with torch.no_grad():

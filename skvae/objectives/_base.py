@@ -9,7 +9,7 @@ warm-up, say).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,12 +45,16 @@ class Bound(ABC):
     is_replayable : bool
         Whether steps may be recorded and replayed on a GPU: not if the bound draws random numbers
         of its own, or brings values to the host.
+    pool : callable
+        What a sum over the rows of a batch, a tensor, has to go through in a training step: the
+        batch may be computed in portions, by several processes, and it is their sum that counts.
     """
 
     n_draws: int
     n_warmup_steps: int = 0
     draws_per_value: int = 1
     is_replayable: bool = True
+    pool: Callable[[Tensor], Tensor] = staticmethod(lambda sums: sums)
 
     @abstractmethod
     def __call__(
@@ -72,6 +76,10 @@ class Bound(ABC):
             None outside of training, where neither a warm-up nor another gradient than that of the
             value applies.
         """
+
+    def pool_by(self, pool: Callable[[Tensor], Tensor]) -> None:
+        """Let sums over rows go through `pool` from now on."""
+        self.pool = pool
 
     def judge(
         self, model: LatentVariableModel, batch: Batch, noise: Mapping[str, Tensor]

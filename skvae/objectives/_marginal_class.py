@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class MarginalClass(Bound):
         self.n_warmup_steps = inner.n_warmup_steps
         self.draws_per_value = inner.draws_per_value
         self.is_replayable = inner.is_replayable
+
+    def pool_by(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().pool_by(pool)
+        self.inner.pool_by(pool)
 
     def __call__(
         self,

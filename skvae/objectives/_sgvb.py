@@ -174,8 +174,10 @@ class SGVBBound(Bound):
         allowed = self.free_bits
         if by_component is None:
             by_component, allowed = kl.unsqueeze(1), allowed * q.mean.shape[-1]
-        share = torch.full_like(kl, 1.0 / len(kl)) if weight is None else weight / weight.sum()
-        mean = (share.unsqueeze(1) * by_component.detach()).sum(0)
+        share = torch.full_like(kl, 1.0 / len(kl)) if weight is None else weight
+        told = (share.unsqueeze(1) * by_component).sum(0)
+        sums = self.pool(torch.cat([told, share.sum(0, keepdim=True)]).detach())
+        mean = sums[:-1] / sums[-1]
         return (by_component * (mean < allowed)).sum(1)
 
     @property

@@ -73,6 +73,10 @@ class PriorHead(nn.Module, ABC):
     def forward(self, encode: Encode) -> PriorDistribution:
         """Distribution of z; `encode` is for priors that are made of encoded rows."""
 
+    def in_units_of_features(self) -> list[str]:
+        """Names of parameters of which the last axis holds what encoders read of a row."""
+        return []
+
     def start_at_(self, features: Tensor, generator: torch.Generator) -> None:
         """Start at training rows, of which `features` (n_rows, n_features) is what encoders read.
 

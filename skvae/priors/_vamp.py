@@ -85,6 +85,9 @@ class VampHead(PriorHead):
     def forward(self, encode: Encode) -> Vamp:
         return Vamp(encode, self.pseudo_inputs)
 
+    def in_units_of_features(self) -> list[str]:
+        return ["pseudo_inputs"]
+
     def start_at_(self, features: Tensor, generator: torch.Generator) -> None:
         shape = self.pseudo_inputs.shape
         # Every row once before any is taken twice.

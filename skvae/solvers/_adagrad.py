@@ -71,6 +71,8 @@ class Adagrad(Solver, shorthand="adagrad"):
 class AdagradRule(UpdateRule):
     """Sum of squared gradients."""
 
+    slope_powers = (2,)
+
     def __init__(self, parameters: Tensor, *, start: float, epsilon: float) -> None:
         self.epsilon = epsilon
         self.state = [torch.full_like(parameters, start)]

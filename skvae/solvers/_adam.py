@@ -138,6 +138,8 @@ class AdamW(Solver, shorthand="adamw"):
 class AdamRule(UpdateRule):
     """Bias-corrected moments of the gradient, and an optional decoupled decay."""
 
+    slope_powers = (1, 2, 0)
+
     def __init__(
         self,
         parameters: Tensor,

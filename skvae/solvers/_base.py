@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -62,9 +63,12 @@ class UpdateRule(ABC):
     ----------
     state : list of Tensor
         All that the rule carries from step to step.
+    slope_powers : sequence of int
+        For each of them, the power of gradients that it is measured in; 0 for what is not.
     """
 
     state: list[Tensor]
+    slope_powers: Sequence[int]
 
     @abstractmethod
     def update_(

@@ -73,6 +73,8 @@ class SGD(Solver, shorthand="sgd"):
 class SGDRule(UpdateRule):
     """Velocity."""
 
+    slope_powers = (1,)
+
     def __init__(self, parameters: Tensor, *, momentum: float, nesterov: bool) -> None:
         self.momentum, self.nesterov = momentum, nesterov
         self.state = [torch.zeros_like(parameters)]

@@ -1,5 +1,6 @@
 """Moments of columns."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -114,3 +115,76 @@ def test_blank_is_a_summary_of_no_rows():
     blank = ColumnSummary.blank(3)
     assert not blank.n_observed.any()
     assert all(v.shape == (3,) for v in blank[:4])
+
+
+def assert_merged(parts, whole, rtol=1e-11):
+    """The summaries of the parts, merged from the left and as a tree, are that of the whole."""
+    left = functools.reduce(ColumnSummary.merged, [ColumnSummary.of(part) for part in parts])
+    half = len(parts) // 2
+    first, second = (
+        functools.reduce(ColumnSummary.merged, [ColumnSummary.of(part) for part in some])
+        for some in (parts[:half], parts[half:])
+    )
+    expected = ColumnSummary.of(whole)
+    for merged in (left, first.merged(second), second.merged(first)):
+        size = np.maximum(np.abs(expected.minimum), np.abs(expected.maximum))
+        assert (np.abs(merged.mean - expected.mean) <= rtol * (expected.scale + 1e-4 * size)).all()
+        np.testing.assert_allclose(
+            merged.scale,
+            expected.scale,
+            rtol=rtol
+            + 1e-16 * max(1.0, np.max(size / np.where(expected.scale > 0, expected.scale, np.inf))),
+        )
+        for name in ("minimum", "maximum", "n_observed"):
+            np.testing.assert_array_equal(getattr(merged, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1.0, 1e150, 1e300, 1e307])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_merged_parts_are_the_whole(size, offset):
+    rows = RNG.uniform(-1.0, 1.0, size=(101, 3)) * [1.0, 1e-3, 5.0]
+    rows[40:] += [3.0, 0.0, -2.0]  # parts of which the means differ
+    rows = (rows / 5.0 + offset) * (size / max(1.0, offset))
+    assert_merged([rows[:1], rows[1:40], rows[40:42], rows[42:]], rows)
+
+
+def test_means_as_far_apart_as_can_be_are_merged():
+    rows = np.array([[-1.5e308], [-1.2e308], [1.5e308], [1.7e308]])
+    merged = ColumnSummary.of(rows[:2]).merged(ColumnSummary.of(rows[2:]))
+    scaled = rows / 1e308
+    np.testing.assert_allclose(merged.mean / 1e308, scaled.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(merged.scale / 1e308, scaled.std(axis=0), rtol=1e-12)
+
+
+def test_merging_counts_what_is_observed_in_each_column():
+    rows = X.copy()
+    rows[RNG.random(X.shape) < 0.3] = np.nan
+    rows[:50, 1] = np.nan  # seen in the second part only
+    rows[50:, 2] = np.nan  # in the first one
+    rows[:, 3] = np.nan  # in none
+    assert_merged([rows[:50], rows[50:]], rows)
+
+
+def test_a_part_without_rows_changes_nothing():
+    summary, empty = ColumnSummary.of(X), ColumnSummary.of(X[:0])
+    blank = ColumnSummary.blank(X.shape[1])
+    for merged in (summary.merged(empty), empty.merged(summary), blank.merged(summary)):
+        for name in ("mean", "scale", "minimum", "maximum", "n_observed"):
+            np.testing.assert_array_equal(getattr(merged, name), getattr(summary, name))
+    assert not empty.merged(empty).n_observed.any()
+
+
+@pytest.mark.parametrize("value", [0.1, -1e300])
+def test_a_column_that_is_constant_in_all_parts_keeps_a_scale_of_exactly_zero(value):
+    part = ColumnSummary.of(np.full((7, 1), value))
+    merged = part.merged(part).merged(part)
+    assert merged.scale.item() == 0.0
+    assert merged.mean.item() == value
+
+
+def test_infinity_shows_in_what_is_merged():
+    rows = X.copy()
+    rows[3, 0] = np.inf
+    merged = ColumnSummary.of(rows).merged(ColumnSummary.of(X))
+    finite = np.isfinite(merged.mean) & np.isfinite(merged.scale)
+    np.testing.assert_array_equal(finite, [False, True, True, True])

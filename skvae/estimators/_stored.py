@@ -1,0 +1,334 @@
+"""Rows that are not in memory: where they are read from, and what answers do with them.
+
+One way in for each kind of storage: a memory map (``np.load(path, mmap_mode="r")``), an array of
+HDF5, Zarr or Dask (anything with a shape, a dtype, chunks and slices), a dataset of Parquet or
+Arrow files (``pyarrow.dataset.dataset(folder)``), and for everything else a function without
+arguments that returns an iterator of arrays or DataFrames.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from skvae._core._random import Streams
+from skvae.engine import Rows, StreamedRows, Survey, survey
+from skvae.estimators._memory import memory_limit
+from skvae.estimators._rows import FEWEST_ROWS, MIN_VALIDATION_ROWS
+from skvae.estimators._table import library_of
+
+# Shares of the memory that a call may take: rows up to this size are read as a whole; the sample
+# that stands for rows where a few suffice; one of the windows that are in memory at a time.
+SHARE_OF_WHOLE, SHARE_OF_SAMPLE, SHARE_OF_WINDOW = 1 / 4, 1 / 16, 1 / 32
+# Rows of the sample that may be held out.
+SHARE_HELD_OUT = 1 / 4
+# The least size of a window, and what a block of a window is read in: reading less than that at a
+# time is slow, more mixes the rows less.
+LEAST_WINDOW, BLOCKS_OF_WINDOW, MOST_BLOCK = 2**18, 16, 2**20
+# What is noted of each row of an array in memory while it is trained on.
+NOTED_BYTES = 64
+# Rows of a block of a file whose rows have a size that is not known.
+BLOCK_ROWS = 2**14
+
+
+class Store(ABC):
+    """Where rows are read from, in parts that can be read in any order.
+
+    Attributes
+    ----------
+    n_parts : int
+    n_bytes : int or None
+        That all rows take up in memory; None if nobody knows.
+    """
+
+    n_parts: int = 1
+    n_bytes: int | None = None
+
+    @abstractmethod
+    def chunks(self, part: int) -> Iterator[tuple[int, Any]]:
+        """Arrays or DataFrames of a part, in order, and the place of their first row."""
+
+    @abstractmethod
+    def whole(self) -> Any:
+        """All rows, in memory."""
+
+
+class SlicedStore(Store):
+    """An array that is read in slices."""
+
+    def __init__(self, X: Any, limit: int) -> None:
+        self._X = X
+        n_rows, row_bytes = X.shape[0], max(1, X.dtype.itemsize * X.shape[1])
+        self.n_bytes = n_rows * row_bytes
+        block = max(1, min(window_bytes(limit) // BLOCKS_OF_WINDOW, MOST_BLOCK) // row_bytes)
+        chunks = getattr(X, "chunks", None)
+        if chunks:
+            # A chunk is read as a whole, whatever part of it is asked for.
+            first = chunks[0][0] if isinstance(chunks[0], tuple) else chunks[0]
+            block = max(first, block // first * first)
+        self._block = block
+        self.n_parts = -(-n_rows // block)
+
+    def chunks(self, part: int) -> Iterator[tuple[int, Any]]:
+        start = part * self._block
+        yield start, np.asarray(self._X[start : start + self._block])
+
+    def whole(self) -> Any:
+        return np.asarray(self._X)
+
+
+class ArrowStore(Store):
+    """A dataset of Parquet or Arrow files."""
+
+    def __init__(self, dataset: Any) -> None:
+        types = sys.modules["pyarrow"].types
+        self._dataset = dataset
+        self._columns = [name for name in dataset.schema.names]
+        fragments = [
+            part
+            for fragment in dataset.get_fragments()
+            for part in (
+                fragment.split_by_row_group()
+                if hasattr(fragment, "split_by_row_group")
+                else [fragment]
+            )
+        ]
+        counts = [fragment.count_rows() for fragment in fragments]
+        self._fragments = fragments
+        self._starts = np.cumsum([0, *counts])
+        self.n_parts = len(fragments)
+        self.n_bytes = int(self._starts[-1]) * 8 * len(self._columns)
+        self._categories = {
+            name: self._categories_of(name)
+            for name, kind in zip(self._columns, dataset.schema.types, strict=True)
+            if types.is_dictionary(kind)
+        }
+
+    def _categories_of(self, name: str) -> Any:
+        """Categories of a column in any of the files: each knows those of its own rows only."""
+        pd = sys.modules.get("pandas") or __import__("pandas")
+        found: dict[Any, None] = {}
+        for batch in self._dataset.to_batches(columns=[name]):
+            found.update(dict.fromkeys(batch.column(0).dictionary.to_pylist()))
+        return pd.CategoricalDtype(sorted(found))
+
+    def _frame(self, table: Any) -> Any:
+        frame = table.to_pandas(split_blocks=True)
+        for name, dtype in self._categories.items():
+            frame[name] = frame[name].astype(dtype)
+        return frame
+
+    def chunks(self, part: int) -> Iterator[tuple[int, Any]]:
+        start = int(self._starts[part])
+        batches = self._fragments[part].to_batches(
+            schema=self._dataset.schema, batch_size=BLOCK_ROWS, batch_readahead=2
+        )
+        for batch in batches:
+            if len(batch):
+                yield start, self._frame(batch)
+                start += len(batch)
+
+    def whole(self) -> Any:
+        return self._frame(self._dataset.to_table())
+
+
+class ChunkStore(Store):
+    """A function that returns an iterator of arrays or DataFrames."""
+
+    def __init__(self, function: Callable[[], Iterator[Any]], limit: int) -> None:
+        self._function = function
+        kept: list[Any] | None = []
+        n_bytes = 0
+        for _, chunk in self.chunks(0):
+            kept.append(chunk)
+            n_bytes += _bytes_of(chunk)
+            if n_bytes > limit * SHARE_OF_WHOLE:
+                kept = None
+                break
+        self._kept = kept
+        self.n_bytes = None if kept is None else n_bytes
+
+    def chunks(self, part: int) -> Iterator[tuple[int, Any]]:
+        start = 0
+        for chunk in iter(self._function()):
+            rows = chunk if library_of(chunk) else np.asarray(chunk)
+            yield start, rows
+            start += len(rows)
+
+    def whole(self) -> Any:
+        assert self._kept is not None
+        if not self._kept:
+            raise ValueError("X(), which is to return an iterator of chunks, gave none.")
+        return _joined(self._kept)
+
+
+def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
+    """X in memory, or where its rows are read from; one of them.
+
+    Rows that fit into a share of the memory that a call may take are read as a whole.
+    """
+    limit = memory_limit(max_memory)
+    store: Store
+    if isinstance(X, np.ndarray):
+        is_large = isinstance(X, np.memmap) and X.nbytes > limit * SHARE_OF_WHOLE
+        is_large = is_large or (X.ndim > 0 and len(X) * NOTED_BYTES > limit)
+        return X, SlicedStore(X, limit) if X.ndim == 2 and is_large else None
+    if _is_chunked(X):
+        store = SlicedStore(X, limit)
+    elif _is_dataset(X):
+        store = ArrowStore(X)
+    elif callable(X):
+        store = ChunkStore(X, limit)
+    else:
+        return X, None
+    if store.n_bytes is not None and store.n_bytes <= limit * SHARE_OF_WHOLE:
+        return store.whole(), None
+    return X, store
+
+
+def window_bytes(limit: int) -> int:
+    """Size of a window of rows."""
+    return max(int(limit * SHARE_OF_WINDOW), LEAST_WINDOW)
+
+
+def _is_chunked(X: Any) -> bool:
+    """Whether X is an array that lies in chunks, such as those of h5py, Zarr and Dask."""
+    is_array = all(hasattr(X, name) for name in ("shape", "dtype", "chunks", "__getitem__"))
+    return is_array and len(X.shape) == 2
+
+
+def _is_dataset(X: Any) -> bool:
+    module = sys.modules.get("pyarrow.dataset")
+    return module is not None and isinstance(X, module.Dataset)
+
+
+def _bytes_of(chunk: Any) -> int:
+    return int(len(chunk) * max(1, np.prod(np.shape(chunk)[1:])) * 8)
+
+
+class Stream:
+    """Rows of a store, as `fit` sees them.
+
+    Parameters
+    ----------
+    store : Store
+    read : callable
+        ``read(chunk, reset)`` are the validated rows of an array or DataFrame.
+    max_memory : float or None
+
+    Attributes
+    ----------
+    head : array or DataFrame
+        The first rows as they lie there.
+    told : Survey
+    """
+
+    n_parts: int
+
+    def __init__(
+        self, store: Store, read: Callable[[Any, bool], np.ndarray], max_memory: float | None
+    ) -> None:
+        self._store, self._read = store, read
+        self._limit = memory_limit(max_memory)
+        self.n_parts = store.n_parts
+
+    def blocks(self, part: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Validated rows of a part."""
+        for start, chunk in self._store.chunks(part):
+            yield start, self._validated(start, chunk, reset=False)
+
+    def _validated(self, start: int, chunk: Any, *, reset: bool) -> np.ndarray:
+        try:
+            return self._read(chunk, reset)
+        except ValueError as error:
+            if not start:
+                raise
+            # What is said of rows counts from the first one of the block.
+            raise type(error)(f"In the rows of X from row {start} on: {error}") from error
+
+    def begin(self, seed: int, *, reset: bool, skip_empty: bool) -> None:
+        """Read all rows once; with `reset`, the first of them say what columns there are."""
+        first = next((c for part in range(self.n_parts) for _, c in self._store.chunks(part)), None)
+        if first is None:
+            raise ValueError("X holds no rows.")
+        self.head, self.seed = first, seed
+        self._validated(0, first, reset=reset)
+        rng = np.random.default_rng(Streams(seed).derived_seed("validation"))
+        n_bytes = int(self._limit * SHARE_OF_SAMPLE)
+        self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """All rows, block by block, in the order in which they lie."""
+        for part in range(self.n_parts):
+            for _, block in self.blocks(part):
+                yield block
+
+    def check(self, check: Callable[[np.ndarray], None]) -> None:
+        """Pass all rows to `check`, which raises an error where they are not acceptable."""
+        for part in range(self.n_parts):
+            for start, rows in self.blocks(part):
+                try:
+                    check(rows)
+                except ValueError as error:
+                    raise type(error)(f"In the rows of X from row {start} on: {error}") from error
+
+    def with_extremes(self, rows: np.ndarray) -> np.ndarray:
+        """Rows, and one each of the smallest and the largest entries of all columns."""
+        moments = self.told.moments
+        extremes = np.stack([moments.minimum, moments.maximum])
+        return np.vstack([rows, extremes.astype(rows.dtype)])
+
+    def hold_out(self, fraction: float) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Sorted indices of rows of the sample: those not held out, and those held out.
+
+        (None, None) where there are too few rows. Held out are `fraction` of all rows, but not
+        more than a share of the sample.
+        """
+        n_sampled = len(self.told.sample)
+        n_validation = max(int(self.told.n_rows * fraction), MIN_VALIDATION_ROWS)
+        n_validation = min(n_validation, int(n_sampled * SHARE_HELD_OUT))
+        if self.told.n_rows < FEWEST_ROWS or n_validation < MIN_VALIDATION_ROWS:
+            return None, None
+        rng = np.random.default_rng((self.seed, 1))
+        chosen = np.zeros(n_sampled, dtype=bool)
+        chosen[rng.permutation(n_sampled)[:n_validation]] = True
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+    def training(self, sample: Rows, held_out: np.ndarray | None) -> StreamedRows:
+        """All rows but those of the sample that are held out, for training."""
+        places = np.empty(0, dtype=np.int64) if held_out is None else self.told.places[held_out]
+        return StreamedRows(self, self.told, sample, places, window_bytes(self._limit))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Arrays or DataFrames, one after the other."""
+    library = library_of(parts[0])
+    return np.concatenate(parts) if library is None else sys.modules[library].concat(parts)
+
+
+def by_chunks(method: Callable) -> Callable:
+    """Decorate a method whose answer for a row depends on nothing but the row.
+
+    Rows that are not in memory are answered chunk by chunk, in the order in which they lie.
+    """
+
+    @functools.wraps(method)
+    def answered(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
+        X, store = store_of(X, self.max_memory)
+        if store is None or type(X) is np.ndarray:
+            return method(self, X, *args, **kwargs)
+        parts = [
+            method(self, chunk, *args, **kwargs)
+            for part in range(store.n_parts)
+            for _, chunk in store.chunks(part)
+        ]
+        if isinstance(parts[0], tuple):
+            return tuple(_joined(own) for own in zip(*parts, strict=True))
+        return _joined(parts)
+
+    return answered
