@@ -367,9 +367,9 @@ def _described(kind: Kind | None) -> str:
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a value is an array, but not one of NumPy's."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return False
+    """Whether a value is an array in memory, but not one of NumPy's."""
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "chunks"):
+        return False  # what lies in chunks is for the reading of stores
     if isinstance(value, Tensor) or hasattr(value, "__array_namespace__"):
         return True
     return type(value).__module__.split(".")[0] == "cupy"  # of which older versions do not say so
