@@ -282,6 +282,11 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         """What the model is built from."""
         return likelihood.summarize(rows)._replace(has_missing=has_missing)
 
+    def _judge(self, setup: Setup, rows: np.ndarray) -> torch.Tensor:
+        """Bounds of some of the rows, in nats, before the model is trained on them."""
+        some = rows_for(setup, rows).evenly_spaced(START_ROWS)
+        return bounds_of_rows(setup.model, self._bound(setup, 1), some, Streams(setup.seed))
+
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
         """Refuse rows outside the support of the likelihood."""
         likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
@@ -318,7 +323,12 @@ class FittedByBound(CallbackSupportMixin, BaseEstimator):
         if setup is None:
             setup = self._begin(components, rows, has_missing)
         elif partial:
-            setup = with_further_rows(setup, rows, self._observations(rows), self._check_moments)
+
+            def judge(setup: Setup) -> torch.Tensor:
+                return self._judge(setup._replace(**known), rows)
+
+            observed = self._observations(rows)
+            setup = with_further_rows(setup, rows, observed, self._check_moments, judge)
         setup = setup._replace(**known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(
