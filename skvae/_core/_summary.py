@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvae._core._memory import how_many_fit
+
 CHUNK_BYTES = 8 * 2**20  # of float64 working space; a chunk stays in the last-level cache
+COPIES = 6  # of a chunk there are so many at once, and less of a chunk where memory is scarce
 
 
 class ColumnSummary(NamedTuple):
@@ -130,7 +133,8 @@ def _chunks(
 ) -> Iterator[np.ndarray]:
     """Blocks of rows in float64, each of about `CHUNK_BYTES`."""
     n_rows, n_columns = X.shape
-    step = max(1, CHUNK_BYTES // (8 * max(1, n_columns)))
+    of_row = 8 * max(1, n_columns)
+    step = how_many_fit(COPIES * of_row, max(1, CHUNK_BYTES // of_row))
     for start in range(0, n_rows, step):
         chunk = X[start : start + step]
         # The order of memory decides the order of a sum: rows from a DataFrame (stored by column)

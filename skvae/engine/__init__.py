@@ -6,6 +6,7 @@ from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._loop import TrainingLoop, evaluation_draws
 from skvae.engine._moments import residual_moments
 from skvae.engine._neighbors import spread_labels
+from skvae.engine._pieces import in_pieces, memory_of_code, widest_activations
 from skvae.engine._plan import EpochReport, Plan, Status, TrainerState, TrainingResult
 from skvae.engine._regression import regress_on_context
 from skvae.engine._rows import Rows

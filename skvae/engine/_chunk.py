@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch, MixedNoise, NoiseSpec, StepInputs
+from skvae._core._memory import how_many_fit
 from skvae.engine._group import ALONE, ProcessGroup
 from skvae.models._base import LatentVariableModel
 
 # Of the rows and noise of one chunk: it stays in the last-level cache.
 CHUNK_BYTES = 4 * 2**20
 MAX_STEPS = 64
+# Memory of a chunk, with what is computed of its rows beforehand, in sizes of its rows and noise.
+COPIES = 4
 
 
 class Chunk:
@@ -79,8 +82,9 @@ class Chunk:
         given = {n: t.shape[1:] for n, t in like._asdict().items() if isinstance(t, Tensor)}
         entries = n_rows * sum(shape.numel() for shape in given.values())
         entries += sum(torch.Size(shape).numel() for shape in shapes.values())
-        fitting = CHUNK_BYTES // max(1, first.element_size() * entries * len(models))
         # As many for any number of processes, since noise is drawn for all of them at a time.
+        needed = first.element_size() * entries * len(models)
+        fitting = how_many_fit(COPIES * needed, CHUNK_BYTES // max(1, needed))
         self.n_steps = n_steps = max(1, min(n_steps, fitting, MAX_STEPS))
         self._portion = group.portion(n_rows)
 

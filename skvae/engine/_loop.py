@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import Clock
+from skvae._core._memory import is_out_of_memory, release_unused
 from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._plan import EpochReport, Observer, Plan, Status, TrainingResult
 from skvae.engine._step import TrainingStep
@@ -216,7 +217,7 @@ class TrainingLoop(ABC):
         while len(result.bounds) < plan.max_epochs:
             if run.observer is not None and not repeating:
                 run.observer.epoch_begins()
-            bound = self._epoch()
+            bound = self._epoch_with_room(run.finite)
             repeating = not math.isfinite(bound)
             if repeating:
                 run.finite = run.proven
@@ -276,6 +277,39 @@ class TrainingLoop(ABC):
             error = KeyboardInterrupt()
         self.group.agree(error)
         return self.group.any(wish)
+
+    def _epoch_with_room(self, before: list[Tensor]) -> float:
+        """An epoch, taken anew from the state `before` it where memory ran out and more was made.
+
+        The rows come in the same order. Not where other processes are in the same epoch, which they
+        would not take anew.
+        """
+        if not self.group.is_alone:
+            return self._epoch()
+        generators = self._generators()
+        states = [generator.get_state() for generator in generators]
+        while True:
+            try:
+                return self._epoch()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                ran_out = error.with_traceback(None)
+            # Outside of the handler, whose error holds on to all that the step had in memory.
+            release_unused()
+            if not self._make_room():
+                raise ran_out
+            self._restore(before)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+    def _generators(self) -> list[torch.Generator]:
+        """What an epoch draws from."""
+        return []
+
+    def _make_room(self) -> bool:
+        """Free memory that training can do without; whether there was any."""
+        return False
 
     def _training_bound_at(self, state: list[Tensor]) -> float:
         self._restore(state)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skvae._core._batch import Batch
 from skvae._core._factor_analysis import Factors, SecondMoments, factor_analysis
+from skvae._core._memory import how_many_fit
 from skvae.engine._rows import Rows
 from skvae.likelihoods._base import ObservationHead
 
@@ -29,6 +30,9 @@ MOST_ROWS = 20_000
 NOISE_SHARE = 1e-6
 # Cycles of factor analysis between these steps.
 CYCLES = 5
+# Memory of an entry of rows gathered in float64 and then standardised, in bytes; that of residuals
+# that are kept, in entries of their own; that of entries some of which are missing.
+AT_ONCE, KEPT, MISSING = 48, 2, 96
 
 
 def residual_moments(
@@ -66,14 +70,18 @@ def residual_moments(
             return _moments_of_observed(rows, head, residuals_of, n_factors, p, seed, guess)
     cost = p * p if p <= DENSE_COLUMNS else 100 * p
     n_used = int(min(n_rows, max(BUDGET / cost, 2 * min(p, DENSE_COLUMNS))))
+    if p > DENSE_COLUMNS:
+        # The residuals of all these rows are kept.
+        n_used = how_many_fit(KEPT * first.element_size() * p, n_used)
+    at_once = how_many_fit(AT_ONCE * p, CHUNK_ROWS)
     used = np.linspace(0, n_rows - 1, n_used).astype(np.int64)
 
     def chunk(start: int) -> torch.Tensor:
-        some = residuals_of(rows.gather(used[start : start + CHUNK_ROWS]))
+        some = residuals_of(rows.gather(used[start : start + at_once]))
         assert some is not None
         return some
 
-    starts = range(0, n_used, CHUNK_ROWS)
+    starts = range(0, n_used, at_once)
     with torch.no_grad():
         if p <= DENSE_COLUMNS:
             total = torch.zeros(p, p, dtype=torch.float64, device=first.device)
@@ -82,8 +90,12 @@ def residual_moments(
                 total.addmm_(r.T, r)
             covariance = (total / n_used).cpu().numpy()
             return SecondMoments(lambda b: covariance @ b, np.diag(covariance).copy())
-        kept = torch.cat([chunk(start) for start in starts])
-        diagonal = kept.double().square().mean(0).cpu().numpy()
+        kept, squares = first.new_empty(n_used, p), first.new_zeros(p, dtype=torch.float64)
+        for start in starts:
+            r = chunk(start)
+            kept[start : start + at_once] = r
+            squares += r.double().square().sum(0)
+        diagonal = squares.cpu().numpy() / n_used
 
     def times(b: np.ndarray) -> np.ndarray:
         product = kept.T @ (kept @ kept.new_tensor(b))
@@ -113,7 +125,7 @@ def _moments_of_observed(
     """
     k = max(n_factors, 1)
     affordable = max(STEP_BUDGET / (p * (p + k * k)), 4 * p, 500)
-    n_used = int(min(len(rows), affordable, MOST_ROWS))
+    n_used = how_many_fit(MISSING * p, int(min(len(rows), affordable, MOST_ROWS)))
     used = np.linspace(0, len(rows) - 1, n_used).astype(np.int64)
     batch = rows.gather(used)
     assert batch.mask is not None

@@ -7,6 +7,7 @@ a fixed shape; what the last one lacks is filled with rows of weight 0.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor
 
 from skvae._core._batch import Batch
+from skvae._core._memory import release_unused
 from skvae.engine._group import Portion
 
 # Entries of X that are gathered and standardised at a time on a processor; they stay in its cache.
 GATHERED_AT_ONCE = 2**15
 # Share of a device's free memory that X may take there; the rest is for activations.
 RESIDENT_SHARE = 0.5
+# Share of the size of X that has to be free once X is there.
+LEFT_SHARE = 0.8
 # Share of a batch that rows shown often take up, where they are so many.
 OFTEN = 0.25
 # Rows of which something is computed at a time to be known afterwards.
@@ -81,6 +85,7 @@ class Rows:
         self._known: dict[str, Tensor] = {}
         is_there = resident is not None and resident.device == device
         self._resident = resident if is_there else _resident(X, device)
+        self._may_move = True
         self._standardize = standardize
         self._index = index
         self._dtype = dtype
@@ -98,6 +103,12 @@ class Rows:
     def has_missing(self) -> bool:
         """Whether batches have masks."""
         return self._placeholder is not None
+
+    def leave_device(self) -> bool:
+        """Read X from where it lies from now on; whether there was a copy of it on the device."""
+        was_there, self._resident = self._resident is not None, None
+        self._may_move = False
+        return was_there
 
     def know(self, what: Callable[..., Mapping[str, Tensor]], n_kept: int | None = None) -> None:
         """Compute what can be known of rows with missing entries, for all batches to come.
@@ -128,7 +139,7 @@ class Rows:
     def over(self, X: np.ndarray) -> Rows:
         """All rows of another X, of which nothing is known beside themselves, seen as these are."""
         rows = copy.copy(self)
-        rows._X, rows._resident = X, _resident(X, self._device)
+        rows._X, rows._resident = X, _resident(X, self._device) if self._may_move else None
         rows._index, rows._known = None, {}
         return rows
 
@@ -158,6 +169,23 @@ class Rows:
 
     def gather(self, positions: np.ndarray) -> Batch:
         """Rows at `positions` of this set, standardised, on the device."""
+        if len(positions) <= self._n_at_once:
+            return self._gathered(positions)
+        # Standardised in float64, all of them at once would be several times what is asked for.
+        like = self._gathered(positions[:1])
+        into = like.map(lambda t: t.new_empty(len(positions), *t.shape[1:]))
+        self.gather_into(into, positions)
+        return into
+
+    @property
+    def _n_at_once(self) -> int:
+        """Rows that are gathered at a time."""
+        if self._resident is not None and self._device.type != "cpu":
+            return sys.maxsize
+        return max(1, GATHERED_AT_ONCE // max(1, self.n_columns))
+
+    def _gathered(self, positions: np.ndarray) -> Batch:
+        """Rows at `positions` of this set, gathered at once."""
         rows = positions if self._index is None else self._index[positions]
         if self._resident is not None:
             x = self._resident[torch.from_numpy(rows).to(self._device)]
@@ -185,12 +213,10 @@ class Rows:
 
     def gather_into(self, into: Batch, positions: np.ndarray) -> None:
         """Write rows at `positions`, standardised, to the first rows of `into`."""
-        step = len(positions)
-        if self._resident is None or self._device.type == "cpu":
-            step = max(1, GATHERED_AT_ONCE // max(1, self.n_columns))
+        step = min(self._n_at_once, max(1, len(positions)))
         for start in range(0, len(positions), step):
             some = positions[start : start + step]
-            rows, now = self.gather(some), slice(start, start + len(some))
+            rows, now = self._gathered(some), slice(start, start + len(some))
             for own, source in zip(into, rows, strict=True):
                 if isinstance(own, Tensor) and isinstance(source, Tensor):
                     own[now] = source
@@ -286,9 +312,17 @@ def _dealt(order: np.ndarray, n_batches: int, size: int) -> tuple[np.ndarray, np
 
 def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:
     """X on the device, where that is a GPU with room for it."""
-    if device.type != "cuda":
+    if device.type != "cuda" or X.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    if X.nbytes > RESIDENT_SHARE * free:
+    try:
+        resident = torch.tensor(np.ascontiguousarray(X), device=device)
+    except torch.OutOfMemoryError:
+        release_unused()
         return None
-    return torch.tensor(np.ascontiguousarray(X), device=device)
+    # Other processes may have found the same memory free, and taken it at the same moment: X stays
+    # only where as much is left again, or nearly.
+    if torch.cuda.mem_get_info(device)[0] < LEFT_SHARE * X.nbytes:
+        del resident
+        release_unused()
+        return None
+    return resident

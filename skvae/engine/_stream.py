@@ -7,6 +7,7 @@ into a window, deals the rows of the window in random order, and reads the next 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
@@ -19,12 +20,15 @@ from torch import Tensor
 from skvae._core._batch import Batch
 from skvae._core._random import MAX_SEED
 from skvae._core._summary import ColumnSummary
+from skvae.engine._group import ALONE, Portion, ProcessGroup
 from skvae.engine._rows import Rows
 
 # Parts that are read in turn.
 OPEN_AT_ONCE = 16
 # Share of the standard deviation of a column that a sample should show.
 FAIR_SCALE = 0.9
+# Rows of a sample, however large they are.
+LEAST_SAMPLE = 2
 # Rows by whose bound states are told apart where no rows are held out.
 REPRESENTATIVES = 20_000
 
@@ -57,6 +61,8 @@ class Survey(NamedTuple):
         Rows drawn at random, each at most once, in the order in which they lie.
     places : ndarray of int of shape (n_sampled,)
         Their places among all rows.
+    shares : list of Share
+        Of each process.
     has_missing : bool
         Whether an entry of any row is missing.
     skips_empty : bool
@@ -67,14 +73,41 @@ class Survey(NamedTuple):
     moments: ColumnSummary
     sample: np.ndarray
     places: np.ndarray
+    shares: list[Share]
     has_missing: bool
     skips_empty: bool
 
 
+class Share(NamedTuple):
+    """Rows that a process reads.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows that count.
+    start, stop : int
+        Places between which they lie.
+    """
+
+    n_rows: int
+    start: int
+    stop: int
+
+    def n_others(self, left_out: np.ndarray) -> int:
+        """Rows but for those whose places are left out."""
+        first, last = np.searchsorted(left_out, [self.start, self.stop])
+        return self.n_rows - int(last - first)
+
+
 def survey(
-    source: BlockSource, n_bytes: int, rng: np.random.Generator, *, skip_empty: bool
+    source: BlockSource,
+    n_bytes: int,
+    rng: np.random.Generator,
+    *,
+    skip_empty: bool,
+    group: ProcessGroup = ALONE,
 ) -> Survey:
-    """Read all rows once.
+    """Read all rows once, each process those of its parts.
 
     Parameters
     ----------
@@ -84,32 +117,87 @@ def survey(
     rng : Generator
     skip_empty : bool
         Whether rows of which nothing is observed do not count.
+    group : ProcessGroup, default=ALONE
     """
-    n_rows, moments, drawn, extremes = 0, None, _Draw(rng), _Extremes(n_bytes)
-    for part in range(source.n_parts):
-        for start, block in source.blocks(part):
-            kept = _not_empty(block) if skip_empty else None
-            rows = block if kept is None else block[kept]
-            if not len(rows):
-                continue
-            places = start + (np.arange(len(block)) if kept is None else np.flatnonzero(kept))
-            own = ColumnSummary.of(rows)
-            moments = own if moments is None else moments.merged(own)
-            n_rows += len(rows)
-            n_sampled = max(2, n_bytes // max(1, rows.itemsize * rows.shape[1]))
-            drawn.consider(rows, places, n_sampled)
-            extremes.consider(rows, places, own)
-    if moments is None:
+    own = _Pass(n_bytes, rng, skip_empty=skip_empty)
+    error: Exception | None = None
+    try:
+        own.read(source, group)
+    except Exception as raised:
+        error = raised
+    group.agree(error)
+    told = group.values((Share(own.n_rows, own.start, own.stop), own.moments))
+    shares = [share for share, _ in told]
+    n_rows = sum(share.n_rows for share in shares)
+    if not n_rows:
         raise ValueError("X holds no row of which anything is observed.")
-    sample, places = extremes.added_to(*drawn.result(), moments)
+    moments = functools.reduce(
+        lambda before, further: before.merged(further), (m for _, m in told if m is not None)
+    )
+    # Of each process as many rows as it has of all.
+    sample, places = own.result(own.n_rows / n_rows, moments)
     return Survey(
         n_rows=n_rows,
         moments=moments,
-        sample=sample,
-        places=places,
+        sample=group.gather(sample),
+        places=group.gather(places),
+        shares=shares,
         has_missing=bool((moments.n_observed < n_rows).any()),
         skips_empty=skip_empty,
     )
+
+
+class _Pass:
+    """What a process finds in its parts.
+
+    Attributes
+    ----------
+    n_rows : int
+    start, stop : int
+        Places between which its rows lie.
+    moments : ColumnSummary or None
+        None where it has no rows.
+    """
+
+    def __init__(self, n_bytes: int, rng: np.random.Generator, *, skip_empty: bool) -> None:
+        self.n_rows = self.start = self.stop = 0
+        self.moments: ColumnSummary | None = None
+        self._n_bytes, self._skip_empty = n_bytes, skip_empty
+        self._draw, self._extremes = _Draw(rng), _Extremes(n_bytes)
+        self._n_sampled = 0
+
+    def read(self, source: BlockSource, group: ProcessGroup) -> None:
+        """Read all rows of the parts of this process."""
+        for part in range(source.n_parts)[group.part(source.n_parts)]:
+            for start, block in source.blocks(part):
+                if not self.stop:
+                    self.start = start
+                self.stop = start + len(block)
+                self._consider(start, block)
+
+    def _consider(self, start: int, block: np.ndarray) -> None:
+        kept = _not_empty(block) if self._skip_empty else None
+        rows = block if kept is None else block[kept]
+        if not len(rows):
+            return
+        places = start + (np.arange(len(block)) if kept is None else np.flatnonzero(kept))
+        own = ColumnSummary.of(rows)
+        self.moments = own if self.moments is None else self.moments.merged(own)
+        self.n_rows += len(rows)
+        row_bytes = max(1, rows.itemsize * rows.shape[1])
+        self._n_sampled = max(LEAST_SAMPLE, self._n_bytes // row_bytes)
+        self._draw.consider(rows, places, self._n_sampled)
+        self._extremes.consider(rows, places, own)
+
+    def result(self, share: float, moments: ColumnSummary) -> tuple[np.ndarray, np.ndarray]:
+        """Sampled rows and their places, so many that all processes have a whole sample together.
+
+        `moments` are those of the rows of all processes.
+        """
+        if self.moments is None:
+            return np.empty((0, len(moments.mean))), np.empty(0, dtype=np.int64)
+        drawn = self._draw.result(-int(-self._n_sampled * share // 1))
+        return self._extremes.added_to(*drawn, moments)
 
 
 class _Draw:
@@ -135,6 +223,7 @@ class _Draw:
             self._forget()
 
     def _forget(self) -> None:
+        """Keep no more rows than are wanted."""
         keys, places, rows = (np.concatenate(own) for own in zip(*self._kept, strict=True))
         if len(keys) > self._n_wanted:
             order = np.argpartition(keys, self._n_wanted - 1)[: self._n_wanted]
@@ -142,8 +231,9 @@ class _Draw:
             self._largest = float(keys.max())
         self._kept, self._n_kept = [(keys, places, rows)], len(keys)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that are kept and their places, in order of place."""
+    def result(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """At most `n_rows` of the rows that are kept and their places, in order of place."""
+        self._n_wanted = n_rows
         self._forget()
         ((_, places, rows),) = self._kept
         order = np.argsort(places)
@@ -215,6 +305,8 @@ class StreamedRows:
         Places of rows that do not belong to this set, in order.
     window_bytes : int
         Size of a window. Three of them are in memory at a time.
+    group : ProcessGroup, default=ALONE
+        Of several processes each reads the rows of its parts.
     """
 
     def __init__(
@@ -224,7 +316,9 @@ class StreamedRows:
         sample: Rows,
         left_out: np.ndarray,
         window_bytes: int,
+        group: ProcessGroup = ALONE,
     ) -> None:
+        self._group = group
         self._source, self._told, self._sample = source, told, sample
         self._left_out = left_out
         row_bytes = told.sample.itemsize * told.sample.shape[1]
@@ -246,6 +340,10 @@ class StreamedRows:
         """
         self._knowable = what
 
+    def leave_device(self) -> bool:
+        """Read windows from where they lie from now on; whether they went to the device before."""
+        return self._sample.leave_device()
+
     def example(self) -> Batch:
         """A row, as batches hold them."""
         return self._known(self._sample.some(np.zeros(1, dtype=np.int64))).example()
@@ -264,20 +362,42 @@ class StreamedRows:
         """Rows of a batch, where `wanted` are wanted."""
         return wanted
 
-    def fill(self, into: Batch, generator: torch.Generator) -> Iterator[int]:
-        """One pass over the rows, as that of `Rows`."""
+    def fill(
+        self, into: Batch, generator: torch.Generator, portion: Portion | None = None
+    ) -> Iterator[int]:
+        """One pass over the rows, as that of `Rows`.
+
+        Of several processes each fills its portions of the batches with rows of its parts; where it
+        has fewer than others, the last portions are empty.
+        """
         assert into.weight is not None
         n_batches, batch_size = into.weight.shape
+        n_own, n_steps = self._shares_of(batch_size if portion is None else portion.n_whole)
         flat = into.map(lambda t: t.flatten(0, 1))
         seed = int(torch.randint(MAX_SEED, (), generator=generator))
         with _Deck(self._windows(seed), self._sample, seed) as deck:
-            for start in range(0, len(self), n_batches * batch_size):
-                n_rows = min(len(self) - start, n_batches * batch_size)
-                n_filled = -(-n_rows // batch_size)
+            for first in range(0, n_steps, n_batches):
+                n_filled = min(n_batches, n_steps - first)
+                n_rows = min(max(n_own - first * batch_size, 0), n_filled * batch_size)
                 self._deal(deck, flat.map(itemgetter(slice(n_filled * batch_size))), n_rows)
                 yield n_filled
             if deck.take(1) is not None:
                 raise self._changed("more")
+
+    def _shares_of(self, n_whole: int) -> tuple[int, int]:
+        """Rows of this process, and steps that a pass takes, with batches of `n_whole` rows."""
+        counts = [share.n_others(self._left_out) for share in self._told.shares]
+        sizes = [self._group.part(n_whole, rank) for rank in range(self._group.size)]
+        at_once = [part.stop - part.start for part in sizes]
+        if not min(counts) or not min(at_once):
+            raise ValueError(
+                f"Batches of batch_size={n_whole} rows, and parts of X of "
+                f"{', '.join(map(str, counts))} rows, cannot be shared out among "
+                f"{self._group.size} processes: each needs a row at least. Use fewer processes, a "
+                "larger batch_size, or files of more row groups."
+            )
+        n_steps = max(-(-n // size) for n, size in zip(counts, at_once, strict=True))
+        return counts[self._group.rank], n_steps
 
     def _deal(self, deck: _Deck, into: Batch, n_rows: int) -> None:
         """Write the next `n_rows` rows, and what fills up the last batch."""
@@ -290,10 +410,11 @@ class StreamedRows:
             self._known(rows).gather_into(free, np.arange(len(rows)))
             at += len(rows)
         assert into.weight is not None
-        rest = torch.arange(len(into.weight) - n_rows, device=into.weight.device) % n_rows
-        for t in into:
-            if isinstance(t, Tensor):
-                t[n_rows:] = t[rest]
+        if n_rows:  # otherwise the rows of an earlier time fill up
+            rest = torch.arange(len(into.weight) - n_rows, device=into.weight.device) % n_rows
+            for t in into:
+                if isinstance(t, Tensor):
+                    t[n_rows:] = t[rest]
         into.weight[:n_rows] = 1.0
         into.weight[n_rows:] = 0.0
 
@@ -305,8 +426,9 @@ class StreamedRows:
 
     def _windows(self, seed: int) -> Iterator[np.ndarray]:
         """Rows of some blocks at a time, from parts in random order."""
-        rng = np.random.default_rng(seed)
-        waiting = iter(rng.permutation(self._source.n_parts).tolist())
+        rng = np.random.default_rng((seed, self._group.rank))
+        own = range(self._source.n_parts)[self._group.part(self._source.n_parts)]
+        waiting = iter(rng.permutation(own).tolist())
         parts: list[Iterator[tuple[int, np.ndarray]]] = []
         turn, some, n_some = 0, [], 0
         while True:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from skvae._core._batch import draw_noise
+from skvae._core._memory import release_unused
 from skvae._core._random import Streams
 from skvae.engine._chunk import Chunk
 from skvae.engine._group import ALONE, ProcessGroup
 from skvae.engine._loop import TrainingLoop, evaluation_draws
+from skvae.engine._pieces import in_pieces
 from skvae.engine._plan import Observer, Plan, TrainerState, TrainingResult
 from skvae.engine._precision import products_in
 from skvae.engine._replay import runner_for
@@ -135,11 +137,22 @@ class Trainer(TrainingLoop):
         """
         self._rows, self._validation = rows, validation
         self._know_rows()
+        self._plan = plan
+        self._place_steps(plan.steps_per_epoch(len(rows)))
+        self._departures = departures
+        n_operations = self.step.n_operations(len(self.group.portion(plan.batch_size)))
+        with threads_for(n_operations), products_in(plan.precision):
+            return self._loop(plan, observer)
+
+    def _place_steps(self, n_steps: int) -> None:
+        """Memory for the inputs of as many as `n_steps` steps, and what takes these."""
+        rows, plan = self._rows, self._plan
+        assert rows is not None
         self._chunk = Chunk(
             self.models,
             rows.example(),
             n_draws=self.bound.n_draws,
-            n_steps=plan.steps_per_epoch(len(rows)),
+            n_steps=n_steps,
             n_rows=rows.batch_size(plan.batch_size),
             with_features=self.step.gradient.needs_features,
             further_noise=self.step.noise_spec(),
@@ -148,11 +161,23 @@ class Trainer(TrainingLoop):
         # That a recording may hold a reduction between processes is not tried.
         alone = self.group.is_alone
         self._run = runner_for(self.step, plan.n_steps(len(rows))) if alone else self.step.run
-        self._departures = departures
         self._portion = None if alone else self.group.portion(rows.batch_size(plan.batch_size))
-        n_operations = self.step.n_operations(len(self.group.portion(plan.batch_size)))
-        with threads_for(n_operations), products_in(plan.precision):
-            return self._loop(plan, observer)
+
+    def _generators(self) -> list[torch.Generator]:
+        return [self._rows_generator, self._noise_generator]
+
+    def _make_room(self) -> bool:
+        # First X is read from where it lies; then fewer steps are prepared at a time, down to one.
+        rows = [own for own in (self._rows, self._validation) if own is not None]
+        if any([own.leave_device() for own in rows]):
+            return True
+        n_steps = self._chunk.n_steps
+        if n_steps == 1:
+            return False
+        del self._chunk, self._run
+        release_unused()
+        self._place_steps(n_steps // 2)
+        return True
 
     @property
     def model(self) -> LatentVariableModel:
@@ -252,6 +277,19 @@ def bounds_of_rows(
     generator = streams.generator("validation", first.device)
     specs = model.noise_spec(n_draws)
     bounds = torch.zeros(len(rows), dtype=torch.float64, device=first.device)
+
+    def bounds_of(stretch: slice, noise: dict[str, Tensor]) -> Tensor:
+        parts: list[Tensor] = []
+        in_pieces(
+            lambda some, own: parts.append(function(model, some, own).double()),
+            model,
+            rows,
+            stretch,
+            noise,
+            n_draws,
+        )
+        return torch.cat(parts)
+
     was_training = model.training
     model.eval()
     try:
@@ -260,13 +298,11 @@ def bounds_of_rows(
             noise = draw_noise(
                 specs, n_rows, generator=generator, dtype=first.dtype, device=first.device
             )
-            own = group.part(n_rows)
-            if own.start == own.stop:
-                continue
-            now = slice(start + own.start, start + own.stop)
-            noise = {name: specs[name].rows_of(t, own) for name, t in noise.items()}
-            batch = rows.slice(now.start, now.stop)
-            bounds[now] = function(model, batch, noise).double()
+            part = group.part(n_rows)
+            if part.start < part.stop:
+                now = slice(start + part.start, start + part.stop)
+                own = {name: specs[name].rows_of(t, part) for name, t in noise.items()}
+                bounds[now] = bounds_of(now, own)
     finally:
         model.train(was_training)
     # Of each row all processes but one say 0.

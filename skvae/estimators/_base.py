@@ -20,7 +20,7 @@ from skvae._core._batch import Batch, draw_noise, evenly_spread_normals
 from skvae._core._device import torch_dtype
 from skvae._core._memory import how_many_fit, in_stretches, memory_allowed
 from skvae._core._random import StreamName, Streams, generator_on
-from skvae.engine import Rows
+from skvae.engine import Rows, memory_of_code, widest_activations
 from skvae.estimators._array_api import device_for, tensor_of_rows
 from skvae.estimators._checks import cpu_generator, positive_integer
 from skvae.estimators._fitting import FittedByBound
@@ -40,9 +40,6 @@ from skvae.models import LatentVariableModel
 # processor they stay in its cache, a GPU has to be filled.
 CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 MAX_CHUNK_ROWS = 4096
-# As many times as the widest activations of a row and draw take is what there is of them in memory
-# at once: layers before and after, and what becomes of them in a likelihood.
-ACTIVATIONS = 16
 # Draws by which a row's own posterior is optimised: with few it would fit them, not the row.
 REFINEMENT_DRAWS = 32
 # Draws of uncertain weights for each chunk of sampled rows. A score has a tenth as many as of z,
@@ -347,10 +344,10 @@ class LatentVariableEstimator(
 
         def draw(model: LatentVariableModel, batch: Batch) -> Tensor:
             noise = self._noise(model, model.noise_spec(n_samples), len(batch.x), generator)
-            return infer(model, batch).rsample(noise).transpose(0, 1)
+            return infer(model, batch).rsample(noise)
 
         n_draws = max(n_samples, REFINEMENT_DRAWS) if self.refine_steps else n_samples
-        return np.ascontiguousarray(np.swapaxes(self._by_rows(rows, n_draws, draw), 0, 1))
+        return self._by_rows(rows, n_draws, draw, axis=1)
 
     @infers
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
@@ -548,11 +545,12 @@ class LatentVariableEstimator(
         n_draws: int,
         function: Callable[[LatentVariableModel, Batch], Tensor],
         *,
+        axis: int = 0,
         out_dtype: Any = None,
     ) -> np.ndarray:
         """Results of `function` for all rows, computed chunk by chunk.
 
-        In the dtype of answers, unless `out_dtype` says otherwise.
+        In the dtype of answers, unless `out_dtype` says otherwise; `axis` is that of the rows.
         """
         rows = known.x
         dtype, model = self._model_for(compute_dtype(rows))
@@ -573,8 +571,9 @@ class LatentVariableEstimator(
             nonlocal out
             result = function(model, source.slice(part.start, part.stop)).cpu().numpy()
             if out is None:
-                out = np.empty((len(rows), *result.shape[1:]), dtype=out_dtype or dtype)
-            out[part] = result
+                shape = (*result.shape[:axis], len(rows), *result.shape[axis + 1 :])
+                out = np.empty(shape, dtype=out_dtype or dtype)
+            out[(slice(None),) * axis + (part,)] = result
 
         self._each_chunk(model, len(rows), n_draws, answer)
         assert out is not None
@@ -594,19 +593,13 @@ class LatentVariableEstimator(
         return model
 
     @staticmethod
-    def _bytes_of_code(model: LatentVariableModel) -> int:
-        """Memory of the widest activations of a row and draw; of a sequence, those of a step."""
-        widest = max((max(p.shape) for p in model.parameters() if p.numel()), default=1)
-        return next(model.parameters()).element_size() * widest
-
-    @classmethod
-    def _at_once(cls, model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
+    def _at_once(model: LatentVariableModel, n_draws: int) -> tuple[int, int]:
         """Draws, and rows with that many draws, that go through the model at once."""
-        each, n_steps = cls._bytes_of_code(model), math.prod(model.latent_shape[:-1])
         room = CHUNK_BYTES.get(next(model.parameters()).device.type, CHUNK_BYTES["cuda"])
         # Of a sequence each step has activations of its own, which are in memory together.
-        room = min(room, CHUNK_BYTES["cuda"] // n_steps)
-        n_codes = min(max(1, room // each), how_many_fit(ACTIVATIONS * each * n_steps))
+        room = min(room, CHUNK_BYTES["cuda"] // math.prod(model.latent_shape[:-1]))
+        n_codes = max(1, room // widest_activations(model))
+        n_codes = how_many_fit(memory_of_code(model), n_codes)
         n_at_once = min(n_draws, n_codes)
         return n_at_once, min(MAX_CHUNK_ROWS, max(1, n_codes // n_at_once))
 
@@ -617,7 +610,7 @@ class LatentVariableEstimator(
 
         On fewer where memory runs out, then on fewer draws, and so on the same slice once more.
         """
-        each = ACTIVATIONS * self._bytes_of_code(model) * math.prod(model.latent_shape[:-1])
+        each = memory_of_code(model)
 
         def some(start: int, room: int) -> int:
             with memory_allowed(room * each):

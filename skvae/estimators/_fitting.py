@@ -6,7 +6,7 @@ import copy
 import pickle
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,7 +16,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae._core._batch import draw_noise
+from skvae._core._batch import Batch, draw_noise
 from skvae._core._component import Component
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
@@ -38,6 +38,7 @@ from skvae.engine import (
     bounds_of_rows,
     deal_folds,
     evaluation_draws,
+    in_pieces,
     residual_moments,
 )
 from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
@@ -932,35 +933,39 @@ def _diagnose(
     n_draws = evaluation_draws(bound, len(source))
     generator = Streams(setup.seed).generator("validation", first.device)
     totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "variance": 0.0, "noise": None}
-    means = []
+    means: list[torch.Tensor] = []
+
+    def add(batch: Batch, noise: Mapping[str, torch.Tensor]) -> None:
+        bounds = bound(model, batch, noise).double()
+        batch = model.complete(batch)
+        q = model.posterior(batch)
+        prior, observation = model.generative(batch, q.mean.unsqueeze(0))
+        kl = prior.kl_per_component(q)
+        variance = observation.head.noise_variance(observation.params)
+        if variance is not None:
+            variance = variance.double().expand(1, len(batch.x), -1).sum((0, 1))
+            totals["noise"] = variance if totals["noise"] is None else totals["noise"] + variance
+        totals["bound"] += float(bounds.sum())
+        totals["variance"] = totals["variance"] + q.variance.double().sum(0)
+        totals["kl"] = None if kl is None else totals["kl"] + kl.double().sum(0)
+        totals["kl_may_vanish"] = kl is not None and prior.kl_may_vanish
+        means.append(q.mean.double())
+
     with torch.no_grad():
         for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
-            batch = source.slice(start, start + DIAGNOSTIC_ROWS_AT_ONCE)
+            stretch = slice(start, min(start + DIAGNOSTIC_ROWS_AT_ONCE, len(source)))
             noise = draw_noise(
                 model.noise_spec(n_draws),
-                len(batch.x),
+                stretch.stop - start,
                 generator=generator,
                 dtype=first.dtype,
                 device=first.device,
             )
-            totals["bound"] += float(bound(model, batch, noise).double().sum())
-            batch = model.complete(batch)
-            q = model.posterior(batch)
-            prior, observation = model.generative(batch, q.mean.unsqueeze(0))
-            means.append(q.mean.double())
-            totals["variance"] = totals["variance"] + q.variance.double().sum(0)
-            kl = prior.kl_per_component(q)
-            totals["kl"] = None if kl is None else totals["kl"] + kl.double().sum(0)
-            variance = observation.head.noise_variance(observation.params)
-            if variance is not None:
-                variance = variance.double().expand(1, len(batch.x), -1).sum((0, 1))
-                totals["noise"] = (
-                    variance if totals["noise"] is None else totals["noise"] + variance
-                )
+            in_pieces(add, model, source, stretch, noise, n_draws)
     kl_per_component = np.full(model.latent_shape, np.nan)
     if totals["kl"] is not None:
         kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
-    if totals["kl"] is None or not prior.kl_may_vanish:
+    if not totals["kl_may_vanish"]:
         # What a normal signal of the spread of the means tells beside noise of the variance,
         # whatever the scale that a learned prior has brought z to.
         spread = torch.cat(means).cpu().numpy().var(axis=0)

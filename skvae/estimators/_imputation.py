@@ -27,6 +27,8 @@ else:
 METHODS = ("importance", "pseudo_gibbs", "metropolis_within_gibbs")
 # Draws of z from which those of imputations are chosen, at least, and for each of them.
 PROPOSALS, PROPOSALS_PER_SAMPLE = 100, 10
+# Entries that are looked at at a time.
+FILLED_AT_ONCE = 2**20
 
 
 class ImputesMissing(Host):
@@ -102,7 +104,7 @@ class ImputesMissing(Host):
             return torch.cat([x, ess.unsqueeze(1).to(x)], dim=1)
 
         out = self._means_by_rows(rows, n_draws, filled)
-        X_filled = self._filled(X, rows.x, out[:, :-1])
+        X_filled = self._filled(X, rows.x, np.ascontiguousarray(out[:, :-1]))
         return (X_filled, out[:, -1]) if return_ess else X_filled
 
     @infers
@@ -191,11 +193,11 @@ class ImputesMissing(Host):
             if method != "importance" and self.n_components_:
                 corrected = method == "metropolis_within_gibbs"
                 x = chain_draws(model, batch, x, z, n_steps, generator, corrected=corrected)
-            return model.observation_head.unstandardize(x).transpose(0, 1)
+            return model.observation_head.unstandardize(x)
 
-        out = self._by_rows(rows, max(n_draws, n_samples), drawn)
-        filled = [self._filled(X, rows.x, out[:, i]) for i in range(n_samples)]
-        return np.stack(filled) if getattr(self, "_schema", None) is None else filled
+        out = self._by_rows(rows, max(n_draws, n_samples), drawn, axis=1)
+        filled = [self._filled(X, rows.x, values) for values in out]
+        return out if getattr(self, "_schema", None) is None else filled
 
     def _filled(self, X: Any, rows: np.ndarray, values: np.ndarray) -> Any:
         """X with `values` where it is missing, in the container that `fit` was given."""
@@ -207,8 +209,10 @@ class ImputesMissing(Host):
 
 
 def _with_observed(rows: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """`filled` where `rows` is missing, and `rows` elsewhere."""
-    out = np.array(rows, dtype=np.promote_types(compute_dtype(rows), filled.dtype))
-    missing = np.isnan(out)
-    out[missing] = filled[missing]
-    return out
+    """`filled` where `rows` is missing, and now `rows` elsewhere."""
+    assert np.can_cast(compute_dtype(rows), filled.dtype)
+    step = max(1, FILLED_AT_ONCE // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        np.copyto(filled[start : start + step], some, where=~np.isnan(some))
+    return filled

@@ -12,12 +12,13 @@ import functools
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from skvae._core._random import Streams
-from skvae.engine import Rows, StreamedRows, Survey, survey
+from skvae.engine import ProcessGroup, Rows, StreamedRows, Survey, survey
 from skvae.estimators._memory import memory_limit
 from skvae.estimators._rows import FEWEST_ROWS, MIN_VALIDATION_ROWS
 from skvae.estimators._table import library_of
@@ -56,6 +57,15 @@ class Store(ABC):
     @abstractmethod
     def whole(self) -> Any:
         """All rows, in memory."""
+
+    def share_out(self, n_processes: int) -> None:
+        """Refuse to let several processes read a part each, where there are too few parts."""
+        if self.n_parts < n_processes:
+            raise ValueError(
+                f"X is read in {self.n_parts} part(s), which {n_processes} processes cannot share "
+                "out. Use a memory map, an array of HDF5 or Zarr, or Parquet files of more row "
+                "groups."
+            )
 
 
 class SlicedStore(Store):
@@ -233,7 +243,7 @@ class Stream:
     def __init__(
         self, store: Store, read: Callable[[Any, bool], np.ndarray], max_memory: float | None
     ) -> None:
-        self._store, self._read = store, read
+        self._store, self._read, self._group = store, read, ProcessGroup.current()
         self._limit = memory_limit(max_memory)
         self.n_parts = store.n_parts
 
@@ -243,24 +253,21 @@ class Stream:
             yield start, self._validated(start, chunk, reset=False)
 
     def _validated(self, start: int, chunk: Any, *, reset: bool) -> np.ndarray:
-        try:
+        with _placed(start):
             return self._read(chunk, reset)
-        except ValueError as error:
-            if not start:
-                raise
-            # What is said of rows counts from the first one of the block.
-            raise type(error)(f"In the rows of X from row {start} on: {error}") from error
 
     def begin(self, seed: int, *, reset: bool, skip_empty: bool) -> None:
         """Read all rows once; with `reset`, the first of them say what columns there are."""
+        if not self._group.is_alone:
+            self._store.share_out(self._group.size)
         first = next((c for part in range(self.n_parts) for _, c in self._store.chunks(part)), None)
         if first is None:
             raise ValueError("X holds no rows.")
         self.head, self.seed = first, seed
         self._validated(0, first, reset=reset)
-        rng = np.random.default_rng(Streams(seed).derived_seed("validation"))
+        rng = np.random.default_rng((Streams(seed).derived_seed("validation"), self._group.rank))
         n_bytes = int(self._limit * SHARE_OF_SAMPLE)
-        self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty)
+        self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty, group=self._group)
 
     def rows(self) -> Iterator[np.ndarray]:
         """All rows, block by block, in the order in which they lie."""
@@ -270,12 +277,15 @@ class Stream:
 
     def check(self, check: Callable[[np.ndarray], None]) -> None:
         """Pass all rows to `check`, which raises an error where they are not acceptable."""
-        for part in range(self.n_parts):
-            for start, rows in self.blocks(part):
-                try:
-                    check(rows)
-                except ValueError as error:
-                    raise type(error)(f"In the rows of X from row {start} on: {error}") from error
+        failure: Exception | None = None
+        try:
+            for part in range(self.n_parts)[self._group.part(self.n_parts)]:
+                for start, rows in self.blocks(part):
+                    with _placed(start):
+                        check(rows)
+        except Exception as error:
+            failure = error
+        self._group.agree(failure)
 
     def with_extremes(self, rows: np.ndarray) -> np.ndarray:
         """Rows, and one each of the smallest and the largest entries of all columns."""
@@ -302,7 +312,19 @@ class Stream:
     def training(self, sample: Rows, held_out: np.ndarray | None) -> StreamedRows:
         """All rows but those of the sample that are held out, for training."""
         places = np.empty(0, dtype=np.int64) if held_out is None else self.told.places[held_out]
-        return StreamedRows(self, self.told, sample, places, window_bytes(self._limit))
+        window = window_bytes(self._limit)
+        return StreamedRows(self, self.told, sample, places, window, self._group)
+
+
+@contextmanager
+def _placed(start: int) -> Iterator[None]:
+    """Let errors that count rows from the first one of a block say where the block begins."""
+    try:
+        yield
+    except ValueError as error:
+        if not start:
+            raise
+        raise type(error)(f"In the rows of X from row {start} on: {error}") from error
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from skvae.estimators._memory import memory_limit
 from skvae.exceptions import OutOfMemoryError
 
 NO_ROOM = (
-    "Let a step of training take less: a smaller batch_size, fewer draws of the objective, narrower "
+    "Let a step of training take less: a smaller batch_size, fewer draws, narrower "
     "networks. What is done beside the steps takes no more than max_memory."
 )
 

@@ -100,10 +100,14 @@ def conditional_draws(
     Rubin, D. B. (1987). Comment on Tanner and Wong. Journal of the American Statistical
     Association 82.
     """
-    parts = list(weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer))
-    z = torch.cat([draws.z for draws in parts])
+    # What x is expected to be is not kept: it is much more than z.
+    parts = [
+        (draws.z, draws.log_weight)
+        for draws in weighted_draws(model, batch, noise, n_at_once=n_at_once, infer=infer)
+    ]
+    z = torch.cat([some for some, _ in parts])
     z = z.expand(len(z), len(batch.x), *z.shape[2:])
-    weight = torch.softmax(torch.cat([draws.log_weight for draws in parts]), dim=0)
+    weight = torch.softmax(torch.cat([some for _, some in parts]), dim=0)
     # One uniform number for all draws of a row, evenly spaced (systematic resampling): with as many
     # of them as draws, each is taken as often as its weight says, to within one.
     cumulative = weight.double().cumsum(0)

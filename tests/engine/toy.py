@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 class Counter(nn.Module):
     """Model whose only parameter is the number of steps taken."""
 
+    latent_shape = (1,)
+
     def __init__(self, start: float = 0.0) -> None:
         super().__init__()
         self.steps = nn.Parameter(torch.full((1,), start, dtype=torch.float64))

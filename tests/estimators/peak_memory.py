@@ -40,7 +40,7 @@ def watched(peaks, name):
 
 
 def peaks_of(code):
-    """Peaks that `code`, run in a new process, writes to `peaks` by ``with watched(peaks, name)``."""
+    """Peaks that `code` writes down, in a new process, by ``with watched(peaks, name)``."""
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import json\n"

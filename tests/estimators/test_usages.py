@@ -151,18 +151,6 @@ def test_halving_search_with_rows_as_the_resource(iris):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-def test_two_processes_give_the_scores_of_one(iris):
-    X, _ = iris
-    grid = {"n_components": [0, 2]}
-    alone = GridSearchCV(small_vae(), grid, cv=2).fit(X)
-    with parallel_config(backend="loky", n_jobs=2):
-        together = GridSearchCV(small_vae(), grid, cv=2).fit(X)
-    np.testing.assert_array_equal(
-        together.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
-    )
-    np.testing.assert_array_equal(together.transform(X), alone.transform(X))
-
-
 def test_threads_give_the_scores_of_one(iris):
     X, _ = iris
     alone = cross_val_score(small_vae(), X, cv=3)
