@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._summary import ColumnSummary
-<<<<<<< HEAD
-from skvae.engine import Survey
-=======
-from skvae.engine import beats
->>>>>>> hP
+from skvae.engine import Survey, beats
 from skvae.likelihoods._base import Likelihood
 
 if TYPE_CHECKING:
@@ -37,11 +33,8 @@ def with_further_rows(
     rows: np.ndarray,
     observations: np.ndarray,
     check: Callable[[ColumnSummary], None],
-<<<<<<< HEAD
-    told: Survey | None = None,
-=======
     judge: Callable[[Setup], Tensor],
->>>>>>> hP
+    told: Survey | None = None,
 ) -> Setup:
     """The setup of a model that has seen these rows too, before it is trained on them.
 
@@ -57,13 +50,10 @@ def with_further_rows(
         Rows, and those of them that have a distribution (the steps of sequences).
     check : callable
         Refuses moments that are not finite.
-<<<<<<< HEAD
-    told : Survey or None, default=None
-        Of all further rows, where these are a sample.
-=======
     judge : callable
         Bounds of the new rows under the model of a setup.
->>>>>>> hP
+    told : Survey or None, default=None
+        Of all further rows, where these are a sample.
     """
     model, likelihood = setup.model, setup.components["likelihood_"]
     assert isinstance(likelihood, Likelihood) and setup.moments is not None
@@ -73,11 +63,7 @@ def with_further_rows(
     before, own = setup.moments, likelihood.moments(summary)
     after = before.merged(own)
     mean = before._replace(mean=setup.mean).merged(own._replace(mean=summary.mean)).mean
-<<<<<<< HEAD
-    setup = setup._replace(mean=mean, n_seen=setup.n_seen + n_further)
-=======
-    setup = setup._replace(mean=mean, moments=after, n_seen=setup.n_seen + len(rows))
->>>>>>> hP
+    setup = setup._replace(mean=mean, moments=after, n_seen=setup.n_seen + n_further)
     if not model.can_rescale:
         return setup
     # For a head that has seen nothing, nothing is to be kept in the user's units.
