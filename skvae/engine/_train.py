@@ -275,7 +275,6 @@ def bounds_of_rows(
     n_draws = evaluation_draws(bound, len(rows))
     first = next(model.parameters())
     generator = streams.generator("validation", first.device)
-    specs = model.noise_spec(n_draws)
     bounds = torch.zeros(len(rows), dtype=torch.float64, device=first.device)
 
     def bounds_of(stretch: slice, noise: dict[str, Tensor]) -> Tensor:
@@ -292,6 +291,7 @@ def bounds_of_rows(
 
     was_training = model.training
     model.eval()
+    specs = model.noise_spec(n_draws)  # a part may need none unless it is trained
     try:
         for start in range(0, len(rows), VALIDATION_BATCH):
             n_rows = min(VALIDATION_BATCH, len(rows) - start)
