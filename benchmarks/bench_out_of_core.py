@@ -201,7 +201,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rows", type=int, default=10_000_000, help="largest table (10,000,000)")
     options.add_argument("--gigabytes", type=float, default=20.0, help="size of the file (20)")
-    options.add_argument("--folder", type=Path, help="where the file is written (a temporary one)")
+    options.add_argument("--folder", type=Path, help="where the file is, or is written and kept")
     options.add_argument("--task", help=argparse.SUPPRESS)
     options.add_argument("--arguments", help=argparse.SUPPRESS)
     args = parse(options)
@@ -217,9 +217,10 @@ def main() -> None:
     for size in sizes:
         rows.append(in_process("rows", n_rows=size))
         print(rows[-1], flush=True)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        path = Path(folder) / "rows.npy"
-        write_file(path, args.gigabytes)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = (args.folder or Path(temporary)) / "rows.npy"
+        if not path.exists():
+            write_file(path, args.gigabytes)
         n_here = 20_000 if args.smoke else 300_000
         file = in_process("file", path=str(path), in_memory_rows=n_here)
     print(file, flush=True)

@@ -3,7 +3,7 @@
 from skvae.engine._crossfit import CrossFit, deal_folds
 from skvae.engine._discriminant import start_classifier_
 from skvae.engine._group import ALONE, ProcessGroup
-from skvae.engine._loop import TrainingLoop, evaluation_draws
+from skvae.engine._loop import TrainingLoop, beats, evaluation_draws
 from skvae.engine._moments import residual_moments
 from skvae.engine._neighbors import spread_labels
 from skvae.engine._pieces import in_pieces, memory_of_code, widest_activations

@@ -187,7 +187,7 @@ class TrainingLoop(ABC):
                     elif place:
                         run.reference = run.best
                 result.status = self._attempt(run)
-                result.kept_start = is_rival and not _beats(run.best_bounds, rival)
+                result.kept_start = is_rival and not beats(run.best_bounds, rival)
                 if not result.kept_start or result.status is not Status.CONVERGED:
                     break
         except KeyboardInterrupt:
@@ -196,7 +196,7 @@ class TrainingLoop(ABC):
             # In the midst of an epoch the weights may be anything: take the last whole one.
             self._restore(run.finite)
             result.status = Status.INTERRUPTED
-            result.kept_start = is_rival and not _beats(run.best_bounds, rival)
+            result.kept_start = is_rival and not beats(run.best_bounds, rival)
         # That a further attempt might get further still is nothing to act on.
         result.still_rising = result.status is Status.MAX_EPOCHS and run.rising and not run.n_before
         if run.best_state is None and result.n_halvings:
@@ -388,7 +388,7 @@ def evaluation_draws(bound: Bound, n_rows: int) -> int:
     return -(-n_draws // bound.draws_per_value) * bound.draws_per_value
 
 
-def _beats(bounds: Tensor, rival: Tensor) -> bool:
+def beats(bounds: Tensor, rival: Tensor) -> bool:
     """Whether the mean of the rows' gains over a rival exceeds sampling error."""
     gain = (bounds - rival).double().sort().values
     n_rows, mean = len(gain), gain.mean()

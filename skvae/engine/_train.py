@@ -291,7 +291,7 @@ def bounds_of_rows(
 
     was_training = model.training
     model.eval()
-    specs = model.noise_spec(n_draws)  # a part may need none unless it is trained
+    specs = model.noise_spec(n_draws)
     try:
         for start in range(0, len(rows), VALIDATION_BATCH):
             n_rows = min(VALIDATION_BATCH, len(rows) - start)

@@ -37,8 +37,8 @@ NUMBERS = "biuf"
 TENSOR_DTYPES = [torch.float64, torch.float32, torch.uint8, torch.bool]
 # Of the DLPack protocol: memory that a processor can read.
 DLPACK_HOSTS = frozenset({1, 3})
-# Rows of a tensor that are looked at for NaN at a time.
-SCANNED_AT_ONCE = 2**20
+# Entries of a tensor that are looked at for NaN at a time.
+SCANNED_AT_ONCE = 2**22
 
 
 class Kind(NamedTuple):
@@ -133,7 +133,8 @@ class AnswersInKind:
             method = getattr(own, "fn", own)  # that of available_if
             if name.startswith("_") or not inspect.isfunction(method):
                 continue
-            if hasattr(method, "answers_in_kind") or method.__module__.startswith("sklearn."):
+            # Methods of a user's subclass see what their caller sees.
+            if hasattr(method, "answers_in_kind") or not method.__module__.startswith("skvae."):
                 continue
             if method is own:
                 setattr(cls, name, _in_kind(method))
@@ -153,7 +154,7 @@ class AnswersInKind:
         """For scikit-learn's ``move_estimator_to``: a copy with its arrays converted."""
         moved = copy.deepcopy(self)
         for name, value in list(vars(moved).items()):
-            if _moves(name, value) or _is_foreign(value):
+            if _moves(name, value) or (_is_fitted(name) and _is_foreign(value)):
                 vars(moved)[name] = converter(value)
         return moved
 
@@ -290,9 +291,10 @@ def _array_to_follow(estimator: Any, method: str, given: dict[str, Any]) -> Any:
         if theirs != own:
             raise ValueError(
                 f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
-                f"namespace and the same device as those passed to fit(); got {_described(theirs)}, "
-                f"but fit() was given {_described(own)}. Convert X, or move the estimator by "
-                "scikit-learn's sklearn.utils._array_api.move_estimator_to(estimator, xp, device)."
+                "namespace and the same device as those passed to fit(); got "
+                f"{_described(theirs)}, but fit() was given {_described(own)}. Convert X, or move "
+                "the estimator by scikit-learn's sklearn.utils._array_api.move_estimator_to("
+                "estimator, xp, device)."
             )
     return array
 
@@ -301,6 +303,8 @@ def _refuse_unreadable(value: Any, name: str, *, dispatches: bool) -> None:
     """Refuse a tensor that cannot be read, and say what to do."""
     if _is_list(value) and len(value):
         value = value[0]
+    if not _is_foreign(value):
+        return
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise ValueError(
@@ -315,18 +319,19 @@ def _refuse_unreadable(value: Any, name: str, *, dispatches: bool) -> None:
         is_near = value.device.type == "cpu"
     else:
         where = getattr(value, "__dlpack_device__", None)
-        is_near = dispatches or not callable(where) or int(where()[0]) in DLPACK_HOSTS
+        is_near = dispatches or where is None or int(where()[0]) in DLPACK_HOSTS
     if not dispatches and not is_near:
         raise ValueError(
             f"{name} lies on the device {value.device}, where NumPy cannot read it. Use it there: "
             "with sklearn.config_context(array_api_dispatch=True), and the environment variable "
-            f"SCIPY_ARRAY_API=1 set before Python starts. Or copy it to the host: {name}.cpu()."
+            "SCIPY_ARRAY_API=1 set before Python starts. Or copy it to the host, a tensor by "
+            f"{name}.cpu()."
         )
 
 
 def _as_input(value: Any, name: str, *, dispatches: bool, for_training: bool) -> Any:
     """An argument as a method is handed it."""
-    if name == "X" and _is_list(value) and any(map(_is_foreign, value)):
+    if name == "X" and _is_list(value) and len(value) and _is_foreign(value[0]):
         return [
             _as_input(one, name, dispatches=dispatches, for_training=for_training) for one in value
         ]
@@ -348,7 +353,7 @@ def _as_tensor(array: Any) -> Tensor:
     try:
         return torch.from_dlpack(array)
     except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return torch.tensor(to_numpy(array))
+        return torch.from_numpy(np.array(to_numpy(array)))
 
 
 def _kind_of(array: Any) -> Kind | None:
@@ -362,10 +367,12 @@ def _described(kind: Kind | None) -> str:
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a value is an array, but not one of NumPy's."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return False
-    return isinstance(value, Tensor) or hasattr(value, "__array_namespace__")
+    """Whether a value is an array in memory, but not one of NumPy's."""
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "chunks"):
+        return False  # what lies in chunks is for the reading of stores
+    if isinstance(value, Tensor) or hasattr(value, "__array_namespace__"):
+        return True
+    return type(value).__module__.split(".")[0] == "cupy"  # of which older versions do not say so
 
 
 def _is_list(value: Any) -> bool:
@@ -376,14 +383,19 @@ def _is_list(value: Any) -> bool:
 def _foreign_arrays(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Fitted attributes, by name, that are arrays, but not NumPy's."""
     for name, value in state.items():
-        if (name[0] == "_" or name[-1] == "_") and _is_foreign(value):
+        if _is_fitted(name) and _is_foreign(value):
             yield name, value
 
 
 def _moves(name: str, value: Any) -> bool:
     """Whether an attribute is a fitted array of NumPy's that another library could hold."""
-    is_fitted = (name[0] == "_" or name[-1] == "_") and name not in HOST_ONLY
-    return is_fitted and isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS
+    holds_numbers = isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS
+    return holds_numbers and _is_fitted(name) and name not in HOST_ONLY
+
+
+def _is_fitted(name: str) -> bool:
+    """Whether an attribute of this name is no parameter."""
+    return name[0] == "_" or name[-1] == "_"
 
 
 def _makes_table(estimator: Any, method: str) -> bool:

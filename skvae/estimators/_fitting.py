@@ -323,6 +323,11 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         """What the model is built from; `moments` are those of all rows if these are a sample."""
         return likelihood.summarize(rows, moments)._replace(has_missing=has_missing)
 
+    def _judge(self, setup: Setup, rows: np.ndarray) -> torch.Tensor:
+        """Bounds of some of the rows, in nats, before the model is trained on them."""
+        some = rows_for(setup, rows).evenly_spaced(START_ROWS)
+        return bounds_of_rows(setup.model, self._bound(setup, 1), some, Streams(setup.seed))
+
     def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
         """Refuse rows outside the support of the likelihood."""
         likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
@@ -374,9 +379,13 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         if setup is None:
             setup = self._begin(components, rows, has_missing, stream)
         elif partial:
-            told = None if stream is None else stream.told
+
+            def judge(setup: Setup) -> torch.Tensor:
+                return self._judge(setup._replace(**known), rows)
+
             observed = self._observations(rows)
-            setup = with_further_rows(setup, rows, observed, self._check_moments, told)
+            told = None if stream is None else stream.told
+            setup = with_further_rows(setup, rows, observed, self._check_moments, judge, told)
         setup = setup._replace(stream=stream, **known)
         if self.fit_order == "em" and not setup.model.can_train_in_turn:
             raise ValueError(

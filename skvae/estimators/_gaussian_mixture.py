@@ -125,7 +125,8 @@ posterior component, default="diagonal"
         Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
         with the state of the solver. None follows scikit-learn's `working_memory`, 1024 by default.
     device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
+        of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
     warm_start : bool, default=False
         Whether ``fit`` goes on training the fitted model.
     verbose : int, default=0

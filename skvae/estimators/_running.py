@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from skvae._core._summary import ColumnSummary
-from skvae.engine import Survey
+from skvae.engine import Survey, beats
 from skvae.likelihoods._base import Likelihood
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ else:
 
 # Fields of a summary that are one number for each column.
 N_MOMENTS = 5
+# Smallest change of a location or scale, as a share of the scale, after which it is asked whether
+# the model should move with the columns.
+NOTABLE = 0.01
+# A bound, in nats, that is worse than any that is found.
+WORST = -1e30
 
 
 def with_further_rows(
@@ -25,12 +33,14 @@ def with_further_rows(
     rows: np.ndarray,
     observations: np.ndarray,
     check: Callable[[ColumnSummary], None],
+    judge: Callable[[Setup], Tensor],
     told: Survey | None = None,
 ) -> Setup:
     """The setup of a model that has seen these rows too, before it is trained on them.
 
-    Its columns are standardised by the moments of all rows seen, and what it says of rows is the
-    same as before, but for columns that had not varied.
+    Its columns are standardised by the moments of all rows seen. What it says of rows is the same
+    as before, but for columns that had not varied; unless it says more of the new rows if it stays
+    as it is in standardised columns.
 
     Parameters
     ----------
@@ -40,6 +50,8 @@ def with_further_rows(
         Rows, and those of them that have a distribution (the steps of sequences).
     check : callable
         Refuses moments that are not finite.
+    judge : callable
+        Bounds of the new rows under the model of a setup.
     told : Survey or None, default=None
         Of all further rows, where these are a sample.
     """
@@ -51,12 +63,35 @@ def with_further_rows(
     before, own = setup.moments, likelihood.moments(summary)
     after = before.merged(own)
     mean = before._replace(mean=setup.mean).merged(own._replace(mean=summary.mean)).mean
-    setup = setup._replace(mean=mean, n_seen=setup.n_seen + n_further)
+    setup = setup._replace(mean=mean, moments=after, n_seen=setup.n_seen + n_further)
     if not model.can_rescale:
-        return setup._replace(moments=after)
+        return setup
+    # For a head that has seen nothing, nothing is to be kept in the user's units.
+    nothing = ColumnSummary(*(np.zeros_like(mean) for _ in range(N_MOMENTS)))
     if model.latent_shape == (0,):
         # The model is the marginals of the columns: they are those of all rows.
-        unseen = ColumnSummary.blank(len(mean))
-        model.rescale_(unseen._replace(scale=np.zeros_like(mean)), after)
-        return setup._replace(moments=after)
-    return setup._replace(moments=after, moves=tuple(model.rescale_(before, after)))
+        model.rescale_(nothing, after)
+        return setup
+    moved = copy.deepcopy(model) if _is_notable(before, after) else None
+    setup = setup._replace(moves=tuple(model.rescale_(before, after)))
+    if moved is not None:
+        moved.rescale_(nothing, after)
+        other = setup._replace(model=moved, moves=())
+        if beats(_finite(judge(other)), _finite(judge(setup))):
+            return other
+    return setup
+
+
+def _is_notable(before: ColumnSummary, after: ColumnSummary) -> bool:
+    """Whether a column that varied has notably changed its location or scale."""
+    varied = before.scale > 0
+    scale = before.scale[varied]
+    with np.errstate(over="ignore"):
+        shift = np.abs(after.mean[varied] / scale - before.mean[varied] / scale)
+        stretch = np.abs(after.scale[varied] / scale - 1.0)
+    return bool((np.maximum(shift, stretch) > NOTABLE).any())
+
+
+def _finite(bounds: Tensor) -> Tensor:
+    """Bounds, in float64, of which those that are not finite are as bad as can be."""
+    return torch.nan_to_num(bounds.double(), WORST, WORST, WORST)

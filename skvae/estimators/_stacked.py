@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skvae._core._batch import Batch
 from skvae._core._normal import standard_normal_log_prob
+from skvae._core._sklearn import to_numpy
 from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._rows import KnownRows
 from skvae.estimators._transaction import infers
@@ -43,7 +44,7 @@ class StackedOnFeatures(Host):
             return super()._read_rows(X, reset=reset)
         if reset:
             features = self._fitted_features(X)
-            active = np.flatnonzero(features.active_components_)
+            active = np.flatnonzero(to_numpy(features.active_components_))
             n_all = features.n_components_
             self.features_ = features
             self.feature_components_ = active if len(active) else np.arange(n_all)
@@ -102,7 +103,7 @@ class StackedOnFeatures(Host):
         if self.features is None:
             return {}
         fitted.pop("noise_variance_", None)
-        return {"mean_": self.features_.mean_}
+        return {"mean_": to_numpy(self.features_.mean_)}
 
     def _all_features(self, some: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
         """Features with those that are not modelled: at their means, or drawn from N(0, 1)."""

@@ -194,6 +194,12 @@ def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
         store = ArrowStore(X)
     elif callable(X):
         store = ChunkStore(X, limit)
+    elif isinstance(X, Iterator):
+        raise ValueError(
+            f"X is an iterator ({type(X).__name__}), which gives its rows only once. Pass a function "
+            "without arguments that returns a new one each time it is called, or each chunk to "
+            "partial_fit."
+        )
     else:
         return X, None
     if store.n_bytes is not None and store.n_bytes <= limit * SHARE_OF_WHOLE:
@@ -235,6 +241,8 @@ class Stream:
     ----------
     head : array or DataFrame
         The first rows as they lie there.
+    seed : int
+        Of the fit.
     told : Survey
     """
 

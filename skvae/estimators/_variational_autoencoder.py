@@ -208,7 +208,8 @@ posterior component, default="diagonal"
         with the state of the solver. None follows scikit-learn's `working_memory`: 1024 unless
         ``sklearn.config_context(working_memory=...)`` says otherwise.
     device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one.
+        Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
+        of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
     warm_start : bool, default=False
         Whether ``fit`` goes on training the fitted model. The same rows are held out each time if
         X is the same; there is no cross-fitting then.

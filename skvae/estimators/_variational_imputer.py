@@ -10,7 +10,13 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._core._sklearn import BaseEstimator, HasMethods, MissingValues, _fit_context
+from skvae._core._sklearn import (
+    BaseEstimator,
+    HasMethods,
+    MissingValues,
+    _fit_context,
+    to_numpy,
+)
 from skvae.estimators._array_api import AnswersInKind
 from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._table import library_of
@@ -141,7 +147,7 @@ class VariationalImputer(OneToOneFeatureMixin, TransformerMixin, AnswersInKind, 
         marker = np.nan if self._nan_is_missing else self.missing_values
         other = 0.0 if marker != 0.0 else 1.0
         indicator = MissingIndicator(missing_values=marker, error_on_new=False)
-        return indicator.fit([np.where(self._has_missing, marker, other)])
+        return indicator.fit([np.where(to_numpy(self._has_missing), marker, other)])
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=False)

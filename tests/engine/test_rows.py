@@ -161,3 +161,23 @@ def test_standardised_in_float64_before_the_cast():
     # 1e8 itself has 1.5e-8 in float64.
     expected = (X - X.mean(axis=0)) / X.std(axis=0)
     np.testing.assert_allclose(batch.numpy(), expected, atol=3e-7)
+
+
+@pytest.mark.parametrize("placeholder", [None, 0.5])
+def test_rows_that_lie_on_the_device_are_those_that_are_taken_there(placeholder):
+    X = numbered(20, 3)
+    X[::3, 2] = np.nan
+    how = {"placeholder": placeholder, "index": np.arange(1, 20), "dtype": torch.float32}
+    ours = Rows(X, identity, device=CPU, **how)
+    # The host may hold anything, if the rows that lie there are those that are used.
+    there = Rows(np.zeros_like(X), identity, device=CPU, resident=torch.tensor(X), **how)
+    elsewhere = Rows(X, identity, device=CPU, resident=torch.empty(20, 3, device="meta"), **how)
+    into = Batch(torch.zeros(4, 5, 3), torch.ones(4, 5, 3), weight=torch.ones(4, 5))
+    for other in (there, elsewhere):
+        for own, given in zip(ours.slice(2, 9), other.slice(2, 9), strict=True):
+            assert own is given or torch.equal(own.nan_to_num(-1.0), given.nan_to_num(-1.0))
+        filled = []
+        for rows in (ours, other):
+            assert sum(rows.fill(into, torch.Generator().manual_seed(0))) == 4
+            filled.append(into.x.nan_to_num(-1.0).clone())
+        assert torch.equal(*filled)

@@ -7,7 +7,7 @@ import array_api_strict
 import numpy as np
 import pytest
 import torch
-from sklearn import config_context
+from sklearn import clone, config_context
 from sklearn.utils import estimator_checks
 
 import skvae
@@ -185,19 +185,24 @@ def test_set_output_has_the_last_word():
 
 
 class Halved(VariationalAutoencoder):
-    """Written for NumPy's arrays, by someone who knows of no others."""
+    """A subclass of a user's, with a method that answers and one that sets an attribute."""
 
     def score_samples(self, X):
-        scores = super().score_samples(X)
-        assert isinstance(scores, np.ndarray)
-        return np.multiply(scores, 0.5)
+        return 0.5 * super().score_samples(X)
+
+    def calibrate(self, X):
+        self.threshold_ = self.score_samples(X).min()
+        return self
 
 
-def test_methods_of_subclasses_see_numpy_arrays():
+def test_methods_of_a_subclass_see_what_their_caller_sees():
     X = tensor_rows()
     with dispatched():
-        model = Halved(**SMALL).fit(X)
-        assert_in_kind(model.score_samples(X), Halved(**SMALL).fit(X).score_samples(X).numpy(), X)
+        model, whole = Halved(**SMALL).fit(X), VariationalAutoencoder(**SMALL).fit(X)
+        assert torch.equal(model.score_samples(X), 0.5 * whole.score_samples(X))
+        assert model.score(X) == pytest.approx(0.5 * whole.score(X))
+        assert model.calibrate(X) is model
+        assert model.threshold_ == model.score_samples(X).min()
 
 
 # -- where they lie --------------------------------------------------------------------------------
@@ -222,17 +227,22 @@ def test_tensor_is_neither_copied_nor_shared_with_the_model(monkeypatch):
         assert torch.equal(model.transform(again), before)
 
 
-@pytest.mark.parametrize("n_axes", [2, 3])
-def test_rows_are_answered_without_a_copy_on_the_host(n_axes, monkeypatch):
+@pytest.mark.parametrize("model", [*ESTIMATORS[:1], *ESTIMATORS[3:8]], ids=label)
+def test_rows_are_answered_without_a_copy_on_the_host(model, monkeypatch):
     X = tensor_rows(n_rows=30, n_columns=6)
-    model = small_vae()
-    if n_axes == 3:
-        X, model = X.reshape(30, 2, 3), VariationalRNN(state_size=4, **SHORT)
+    if isinstance(model, VariationalRNN):
+        X = X.reshape(30, 2, 3)
+    methods = ["score_samples", "lower_bound"]
+    methods += [name for name in ("predict", "predict_proba") if hasattr(model, name)]
+    if isinstance(model, VariationalAutoencoder):
+        methods += ["posterior_moments", "sample_posterior", "log_likelihood"]
     with dispatched():
-        model.fit(X)
+        model = clone(model).fit(X, torch.arange(30) % 2)
+        expected = model.transform(X)
         monkeypatch.setattr(TensorInput, "__array__", None)
-        for method in ("transform", "score_samples", "lower_bound"):
-            assert isinstance(getattr(model, method)(X), torch.Tensor)
+        assert torch.equal(model.transform(X), expected)
+        for name in methods:
+            getattr(model, name)(X)
 
 
 def test_device_auto_is_that_of_the_tensor(monkeypatch):

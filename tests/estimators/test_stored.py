@@ -306,6 +306,13 @@ def test_estimators_that_need_all_rows_say_so(tmp_path):
         VariationalRNN(1, max_memory=LITTLE).fit(chunks(X, tmp_path))
 
 
+def test_what_gives_its_rows_only_once_is_refused():
+    with pytest.raises(ValueError, match="only once. Pass a function"):
+        model().fit(iter([X]))
+    with pytest.raises(ValueError, match="only once"):
+        model().fit(X).transform(chunk for chunk in [X])
+
+
 def test_a_function_without_rows_is_refused():
     with pytest.raises(ValueError, match="gave none"):
         model().fit(lambda: iter([]))
