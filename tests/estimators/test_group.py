@@ -99,11 +99,13 @@ def test_without_a_seed_processes_draw_alike(found):
 
 
 ENDLESS = """
-import os, sys
+import os, signal, sys
 import torch.distributed as dist
 from skvae import VariationalAutoencoder
 from tests.estimators.group_cases import curved
 
+# The launcher ends the others as soon as it sees that one is dead, if they have not ended before.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 name = os.path.join(sys.argv[1], f"pid{rank}")
