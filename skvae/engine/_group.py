@@ -144,13 +144,22 @@ class ProcessGroup:
         return values
 
     def gather(self, own: np.ndarray) -> np.ndarray:
-        """Rows of all processes, which may have different numbers of them, in order of rank."""
+        """Rows of all processes, which may have different numbers of them, in order of rank.
+
+        Those of a process that has none may be of any kind.
+        """
         if self.is_alone:
             return own
-        counts = self.values(len(own))
-        rows = np.empty((sum(counts), *own.shape[1:]), dtype=own.dtype)
+        told = self.values((len(own), own.shape[1:], own.dtype))
+        counts = [n_rows for n_rows, _, _ in told]
+        kinds = [(shape, dtype) for n_rows, shape, dtype in told if n_rows] or [told[0][1:]]
+        if any(kind != kinds[0] for kind in kinds):
+            raise ValueError(f"rows of processes differ in shape or dtype: {kinds}")
+        ((shape, dtype), *_) = kinds
+        rows = np.empty((sum(counts), *shape), dtype=dtype)
         parts = np.split(rows, np.cumsum(counts)[:-1])
-        parts[self.rank][:] = own
+        if len(own):
+            parts[self.rank][:] = own
         for rank, part in enumerate(parts):
             if not part.size:
                 continue

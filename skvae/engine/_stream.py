@@ -126,7 +126,9 @@ def survey(
     except Exception as raised:
         error = raised
     group.agree(error)
-    told = group.values((Share(own.n_rows, own.start, own.stop), own.moments))
+    # Without marginals, which merging leaves out; and of which even none cannot be sent.
+    moments = None if own.moments is None else own.moments._replace(marginals={})
+    told = group.values((Share(own.n_rows, own.start, own.stop), moments))
     shares = [share for share, _ in told]
     n_rows = sum(share.n_rows for share in shares)
     if not n_rows:

@@ -13,8 +13,6 @@ import numpy as np
 
 from skvae.engine import ProcessGroup
 
-# What all rows together may take in the memory of each process.
-GATHERED_BYTES = 256 * 2**20
 # Fewer rows than this are not worth sharing out, and a part of them might be none.
 FEWEST_SHARED = 1000
 # Rows by which processes see that they were given the same.
@@ -28,8 +26,6 @@ def read_alike(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     ------
     ValueError
         On all processes alike, if X is not acceptable to one of them, or not the same on all.
-    NotImplementedError
-        If a memory map is too large to be held by every process.
     """
     group = ProcessGroup.current()
     if group.is_alone:
@@ -39,12 +35,6 @@ def read_alike(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     elif not _is_shared_out(X, group):
         rows = _agreed(group, estimator, X, reset=reset)
     else:
-        if X.nbytes > GATHERED_BYTES:
-            raise NotImplementedError(
-                f"X is a memory map of {X.nbytes / 2**20:.0f} MiB. Several processes hold all "
-                f"rows, and no more than {GATHERED_BYTES / 2**20:.0f} MiB of a file. Load it into "
-                "memory (numpy.array(X)), or train with a single process."
-            )
         _check_same(group, {"shape": X.shape, "dtype": str(X.dtype)})
         rows = group.gather(_agreed(group, estimator, X, group.part(len(X)), reset=reset))
     witnesses = np.linspace(0, len(rows) - 1, min(N_WITNESSES, len(rows))).astype(np.int64)

@@ -184,7 +184,9 @@ def main(folder):
     found["unlike"] = unlike()
     own = np.arange(3 + group.rank)[:, None] + np.array([[0.5, 100.0 * group.rank]])
     found["gathered"] = group.gather(own).tolist()
-    found["flags"] = group.gather(np.array([True] * group.rank, dtype=bool)).tolist()
+    found["flags"] = group.gather(
+        np.array([True] * group.rank, dtype=bool if group.rank else float)
+    ).tolist()
     found["integer"] = group.integer(7 + group.rank)
     # At last, since the group is of no use afterwards.
     if group.rank == 0:
