@@ -206,7 +206,7 @@ posterior component, default="diagonal"
     max_memory : float or None, default=None
         Memory in MiB that a call may take for itself, beside X, what it returns, and the weights
         with the state of the solver. None follows scikit-learn's `working_memory`: 1024 unless
-        ``sklearn.config_context(working_memory=...)`` says otherwise.
+        ``sklearn.config_context(working_memory=...)`` says otherwise. See :ref:`memory`.
     device : str, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1" and so on. "auto" is a GPU where there is one;
         of tensors, where scikit-learn dispatches by the Array API, it is where they lie.
