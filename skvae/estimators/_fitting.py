@@ -226,9 +226,21 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train for one pass over the rows of X.
 
-        The first call fixes the location and scale of the columns and draws the initial weights,
-        so the rows given to it should be representative. `max_iter` and `early_stopping` do not
-        apply, and `alpha` counts the rows of each call as if they were all.
+        The first call, of at least two rows, finds the start (`init`), so its rows should be
+        representative, and some ten times as many as there are columns; later ones may have any
+        number of rows. An estimator that was fitted by ``fit`` is trained further.
+
+        The location and scale by which columns are standardised are those of all rows seen. Before
+        each pass they are brought up to date, and the weights next to the columns with them, so
+        that what the model says of rows stays the same; unless it says more of the new rows,
+        beyond sampling error, if it moves with the columns instead, as it does where the units of a
+        stream drift. Where a network cannot follow (convolutions, a torch module as the encoder,
+        sequences), location and scale stay those of the first call.
+
+        The learning rate rises over the first `warmup_steps` steps of the solver, counted over all
+        calls, and is `learning_rate_init` from then on, which may be set between calls; there is no
+        cool-down. `max_iter` and `early_stopping` do not apply, and `alpha` counts the rows of each
+        call as if they were all.
 
         Parameters
         ----------
@@ -246,6 +258,16 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         ------
         ValueError
             As for ``fit``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the bound was not finite on the way.
+
+        References
+        ----------
+        Chan, T. F., Golub, G. H. and LeVeque, R. J. (1983). Algorithms for computing the sample
+        variance: analysis and recommendations. The American Statistician 37.
         """
         continued = self.__sklearn_is_fitted__()
         return self._read_and_train(X, y, continued=continued, partial=True)

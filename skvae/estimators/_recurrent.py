@@ -112,7 +112,9 @@ class VariationalRNN(AnswersOnSequences):
     n_steps_ : int
         Steps of the longest training sequence. Later ones may be longer.
     mean_ : ndarray of shape (`n_columns_`,)
-        Mean of each column over all steps of the training sequences.
+        Mean of each column over all steps of all sequences seen.
+    n_samples_seen_ : int
+        Sequences seen: those of ``fit``, and of all calls of ``partial_fit`` since.
     noise_variance_ : ndarray of shape (`n_columns_`,)
         Variance of the observation noise, in the units of X squared, averaged over the steps where
         it is predicted. Only where the likelihood has one.

@@ -224,7 +224,9 @@ posterior component, default="diagonal"
     n_components_ : int
         Number of latent variables.
     mean_ : ndarray of shape (n_features,)
-        Mean of each column of the training rows.
+        Mean of each column of all rows seen.
+    n_samples_seen_ : int
+        Rows seen: those of ``fit``, and of all calls of ``partial_fit`` since.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of the observation noise, in the units of X squared, averaged over the training
         rows where it is predicted. Only with a Gaussian, sigmoid Gaussian or Student's t
