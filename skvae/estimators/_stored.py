@@ -196,9 +196,9 @@ def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
         store = ChunkStore(X, limit)
     elif isinstance(X, Iterator):
         raise ValueError(
-            f"X is an iterator ({type(X).__name__}), which gives its rows only once. Pass a function "
-            "without arguments that returns a new one each time it is called, or each chunk to "
-            "partial_fit."
+            f"X is an iterator ({type(X).__name__}), which gives its rows only once. Pass a "
+            "function without arguments that returns a new one each time it is called, or each "
+            "chunk to partial_fit."
         )
     else:
         return X, None
