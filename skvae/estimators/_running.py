@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skvae._core._summary import ColumnSummary
-from skvae.engine import Survey, beats
+from skvae.engine import ProcessGroup, Survey, beats
 from skvae.likelihoods._base import Likelihood
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def with_further_rows(
         # The new rows are among those whose moments they are: two parameters of each column fitted
         # to them gain as many halves of a nat in all by chance.
         chance = BY_CHANCE * len(mean) / len(rows)
-        if beats(_finite(judge(other)) - chance, _finite(judge(setup))):
+        is_better = beats(_finite(judge(other)) - chance, _finite(judge(setup)))
+        # Processors of different kinds round differently: of several processes the first decides.
+        if ProcessGroup.current().integer(int(is_better)):
             return other
     return setup
 
