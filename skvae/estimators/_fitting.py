@@ -6,7 +6,7 @@ import copy
 import pickle
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,7 +16,6 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae._core._batch import Batch, draw_noise
 from skvae._core._component import Component
 from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
@@ -37,33 +36,29 @@ from skvae.engine import (
     TrainingResult,
     bounds_of_rows,
     deal_folds,
-    evaluation_draws,
-    in_pieces,
     residual_moments,
 )
 from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
 from skvae.estimators._checks import seed_of_fit
+from skvae.estimators._diagnostics import diagnose
 from skvae.estimators._progress import Progress
+from skvae.estimators._reading import ReadsRows
 from skvae.estimators._rows import (
     FEWEST_ROWS,
     compute_dtype,
     contains_nan,
     copies,
     hold_out,
-    read_rows,
 )
 from skvae.estimators._running import N_MOMENTS, with_further_rows
 from skvae.estimators._shards import read_alike
 from skvae.estimators._stored import Stream, store_of
-from skvae.estimators._table import columns_of, library_of, read_table, schema_of, write_table
 from skvae.estimators._transaction import all_or_nothing, trains
 from skvae.exceptions import PosteriorCollapseWarning
-from skvae.likelihoods._base import Columns, Likelihood
+from skvae.likelihoods._base import Likelihood
 from skvae.models import Autoencoder, LatentVariableModel, has_linear_start, start_linear_
 from skvae.objectives._base import Bound, Objective
 
-# A component is active where its posterior tells more than this about a row.
-ACTIVE_NATS = 0.01
 # Steps without improvement after which the cool-down begins, and the fewest epochs that may be.
 PATIENCE_STEPS = 1000
 MIN_PATIENCE = 3
@@ -74,9 +69,6 @@ CROSS_FIT_ROWS, CROSS_FIT_ENTRIES = 1000, 500_000
 N_FOLDS = 5
 # Rows by whose bound the better of several starts is told, and at which priors may start.
 START_ROWS = 1000
-# The diagnostics after training look at no more rows than this, evenly spaced.
-MAX_DIAGNOSTIC_ROWS = 20_000
-DIAGNOSTIC_ROWS_AT_ONCE = 1024
 
 
 class Setup(NamedTuple):
@@ -107,7 +99,7 @@ class Setup(NamedTuple):
     moves: Sequence[Move] = ()
 
 
-class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
+class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimator):
     """Estimator that is trained by maximising a bound; not for direct use."""
 
     # Names of the components whose change makes `warm_start` impossible.
@@ -127,10 +119,6 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
 
     # What the parameters of components are called among those of the estimator.
     _parameter_names: ClassVar[dict[str, str]] = {}
-
-    @abstractmethod
-    def _resolve_components(self) -> dict[str, Component]:
-        """The components that the parameters stand for, by name of fitted attribute."""
 
     @abstractmethod
     def _build_model(
@@ -201,7 +189,10 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows.
+            Training rows, in memory or where they lie: a memory map, an array of HDF5, Zarr or
+            Dask, a dataset of pyarrow, or a function that returns an iterator of arrays or
+            DataFrames anew each time it is called. What takes more than a quarter of `max_memory`
+            is read block by block.
         y : Ignored
             Not used, present for API consistency by convention.
 
@@ -245,7 +236,7 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            A portion of the training rows.
+            A portion of the training rows, in memory or where it lies, as for ``fit``.
         y : Ignored
             Not used, present for API consistency by convention.
 
@@ -294,70 +285,14 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             stream.told.sample, stream.head, y, continued=continued, partial=partial, stream=stream
         )
 
-    def _read_block(self, chunk: Any, reset: bool) -> np.ndarray:
-        return self._read_rows(chunk, reset=reset)
-
     def _read_context(self, X: Any, y: Any, n_rows: int, *, reset: bool) -> dict[str, np.ndarray]:
         """Fields of `Setup` that say what is known of the training rows beside themselves."""
         return {}
-
-    def _read_rows(self, X: Any, *, reset: bool) -> np.ndarray:
-        """Validated rows, as all that follows sees them."""
-        if reset:
-            vars(self).pop("_schema", None)
-        if library_of(X) is None:
-            return read_rows(self, X, reset=reset)
-        schema = getattr(self, "_schema", None)
-        if schema is None:
-            is_first = reset or not hasattr(self, "likelihood_")
-            likelihood = self._resolve_components()["likelihood_"] if is_first else self.likelihood_
-            assert isinstance(likelihood, Likelihood)
-            schema = schema_of(X, likelihood)
-            if schema is None:
-                return read_rows(self, X, reset=reset)
-            if not reset:
-                raise ValueError(
-                    "X has categories or booleans, but the estimator was fitted to numbers only. "
-                    "Fit it to a DataFrame with the same dtypes."
-                )
-            self._schema = schema
-        return read_table(self, X, schema, reset=reset)
-
-    def _as_given(self, rows: np.ndarray, index: Any = None) -> Any:
-        """Rows of numbers and codes in the container that the model was fitted to.
-
-        A DataFrame, with the given index where it has one, if its columns are not all numbers.
-        """
-        schema = getattr(self, "_schema", None)
-        return rows if schema is None else write_table(rows, schema, index)
-
-    def _observations(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as the likelihood sees them: what has a distribution given latent variables."""
-        return rows
-
-    def _summarize(
-        self,
-        likelihood: Likelihood,
-        rows: np.ndarray,
-        has_missing: bool,
-        moments: ColumnSummary | None = None,
-    ) -> ColumnSummary:
-        """What the model is built from; `moments` are those of all rows if these are a sample."""
-        return likelihood.summarize(rows, moments)._replace(has_missing=has_missing)
 
     def _judge(self, setup: Setup, rows: np.ndarray) -> torch.Tensor:
         """Bounds of some of the rows, in nats, before the model is trained on them."""
         some = rows_for(setup, rows).evenly_spaced(START_ROWS)
         return bounds_of_rows(setup.model, self._bound(setup, 1), some, Streams(setup.seed))
-
-    def _check_support(self, likelihood: Likelihood, rows: np.ndarray) -> None:
-        """Refuse rows outside the support of the likelihood."""
-        likelihood.check_support(rows, getattr(self, "feature_names_in_", None))
-
-    def _columns(self, X: Any) -> Columns:
-        """What is known of the columns of X, which has been read, beside its entries."""
-        names = getattr(self, "feature_names_in_", None)
-        return columns_of(names, X, getattr(self, "_schema", None))
 
     def _train(
         self,
@@ -798,7 +733,8 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
         """Fitted attributes for a trained model; `model` is taken over."""
         model.requires_grad_(False)
         model.eval()
-        diagnostics = _diagnose(model, setup, self._bound(setup, 1), rows)
+        trained_on = rows_for(setup._replace(model=model), rows)
+        diagnostics = diagnose(model, trained_on, self._bound(setup, 1), setup.seed)
         if compute_dtype(rows) == np.float64:
             # float32 inference depends on which rows share a batch; float64 answers do not.
             model.to(torch.float64)
@@ -813,31 +749,6 @@ class FittedByBound(AnswersInKind, CallbackSupportMixin, BaseEstimator):
             "_seed": setup.seed,
             "_learned_missing": _learns_missing(model),
         }
-
-    def _check_moments(self, summary: ColumnSummary) -> None:
-        """Refuse columns whose mean or scale is not finite (``assume_finite`` lets NaN in)."""
-        finite = np.isfinite(summary.mean) & np.isfinite(summary.scale)
-        if finite.all():
-            return
-        column = int(np.flatnonzero(~finite)[0])
-        names = getattr(self, "feature_names_in_", None)
-        name = f"{column}" if names is None else f"'{names[column]}' (index {column})"
-        raise ValueError(
-            f"X needs finite values; column {name} has mean {summary.mean[column]} and standard "
-            f"deviation {summary.scale[column]}. Remove or replace infinity."
-        )
-
-    def _warn_of_unobserved(self, summary: ColumnSummary) -> None:
-        """Say which columns hold no value at all."""
-        unobserved = np.flatnonzero(summary.n_observed == 0)
-        if len(unobserved) and ProcessGroup.current().speaks:
-            names = getattr(self, "feature_names_in_", None)
-            listed = unobserved.tolist() if names is None else [str(names[j]) for j in unobserved]
-            warnings.warn(
-                f"Columns {listed} hold missing values only: nothing is known of them.",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _warn_of_divergence(self, result: TrainingResult) -> None:
         """Say that values were not finite."""
@@ -949,66 +860,3 @@ def _same(before: Any, after: Any) -> bool:
         return joblib.hash(before) == joblib.hash(after)
     except pickle.PicklingError:  # what a lambda computes is not known, only which one it is
         return before is after
-
-
-def _diagnose(
-    model: LatentVariableModel, setup: Setup, bound: Bound, rows: np.ndarray
-) -> dict[str, Any]:
-    """Mean bound, divergence of each component and noise variance, on the training rows."""
-    first = next(model.parameters())
-    n_rows = len(rows)
-    index = None
-    if n_rows > MAX_DIAGNOSTIC_ROWS:
-        index = np.linspace(0, n_rows - 1, MAX_DIAGNOSTIC_ROWS).astype(np.int64)
-    source = rows_for(setup._replace(model=model), rows, index)
-    n_draws = evaluation_draws(bound, len(source))
-    generator = Streams(setup.seed).generator("validation", first.device)
-    totals: dict[str, Any] = {"bound": 0.0, "kl": 0.0, "variance": 0.0, "noise": None}
-    means: list[torch.Tensor] = []
-
-    def add(batch: Batch, noise: Mapping[str, torch.Tensor]) -> None:
-        bounds = bound(model, batch, noise).double()
-        batch = model.complete(batch)
-        q = model.posterior(batch)
-        prior, observation = model.generative(batch, q.mean.unsqueeze(0))
-        kl = prior.kl_per_component(q)
-        variance = observation.head.noise_variance(observation.params)
-        if variance is not None:
-            variance = variance.double().expand(1, len(batch.x), -1).sum((0, 1))
-            totals["noise"] = variance if totals["noise"] is None else totals["noise"] + variance
-        totals["bound"] += float(bounds.sum())
-        totals["variance"] = totals["variance"] + q.variance.double().sum(0)
-        totals["kl"] = None if kl is None else totals["kl"] + kl.double().sum(0)
-        totals["kl_may_vanish"] = kl is not None and prior.kl_may_vanish
-        means.append(q.mean.double())
-
-    with torch.no_grad():
-        for start in range(0, len(source), DIAGNOSTIC_ROWS_AT_ONCE):
-            stretch = slice(start, min(start + DIAGNOSTIC_ROWS_AT_ONCE, len(source)))
-            noise = draw_noise(
-                model.noise_spec(n_draws),
-                stretch.stop - start,
-                generator=generator,
-                dtype=first.dtype,
-                device=first.device,
-            )
-            in_pieces(add, model, source, stretch, noise, n_draws)
-    kl_per_component = np.full(model.latent_shape, np.nan)
-    if totals["kl"] is not None:
-        kl_per_component = np.asarray(totals["kl"].cpu().numpy() / len(source), dtype=np.float64)
-    if not totals["kl_may_vanish"]:
-        # What a normal signal of the spread of the means tells beside noise of the variance,
-        # whatever the scale that a learned prior has brought z to.
-        spread = torch.cat(means).cpu().numpy().var(axis=0)
-        noise_variance = totals["variance"].cpu().numpy() / len(source)
-        active = 0.5 * np.log1p(spread / noise_variance) > ACTIVE_NATS
-    else:
-        active = kl_per_component > ACTIVE_NATS
-    result = {
-        "lower_bound_": totals["bound"] / len(source),
-        "kl_per_component_": kl_per_component,
-        "active_components_": active,
-    }
-    if totals["noise"] is not None:
-        result["noise_variance_"] = totals["noise"].cpu().numpy() / len(source)
-    return result
