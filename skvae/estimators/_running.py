@@ -24,6 +24,8 @@ N_MOMENTS = 5
 # Smallest change of a location or scale, as a share of the scale, after which it is asked whether
 # the model should move with the columns.
 NOTABLE = 0.01
+# Changes up to this share are those of sums in another order.
+ROUNDING = 1e-12
 # How many times the gain by chance the gain has to exceed, beyond sampling error.
 BY_CHANCE = 2.0
 # A bound, in nats, that is worse than any that is found.
@@ -64,17 +66,22 @@ def with_further_rows(
     check(summary)
     before, own = setup.moments, likelihood.moments(summary)
     after = before.merged(own)
-    mean = before._replace(mean=setup.mean).merged(own._replace(mean=summary.mean)).mean
+    mean = setup.mean
+    if len(mean) == len(before.mean):  # not where the rows are features of X, which stay
+        mean = before._replace(mean=mean).merged(own._replace(mean=summary.mean)).mean
+    is_same = _is_same(before, after)
+    if is_same:
+        after = after._replace(mean=before.mean, scale=before.scale)
     setup = setup._replace(mean=mean, moments=after, n_seen=setup.n_seen + n_further)
-    if not model.can_rescale:
+    if is_same or not model.can_rescale:
         return setup
     # For a head that has seen nothing, nothing is to be kept in the user's units.
-    nothing = ColumnSummary(*(np.zeros_like(mean) for _ in range(N_MOMENTS)))
+    nothing = ColumnSummary(*(np.zeros_like(after.mean) for _ in range(N_MOMENTS)))
     if model.latent_shape == (0,):
         # The model is the marginals of the columns: they are those of all rows.
         model.rescale_(nothing, after)
         return setup
-    moved = copy.deepcopy(model) if _is_notable(before, after) else None
+    moved = copy.deepcopy(model) if _has_changed(before, after, NOTABLE) else None
     setup = setup._replace(moves=tuple(model.rescale_(before, after)))
     if moved is not None:
         moved.rescale_(nothing, after)
@@ -89,14 +96,21 @@ def with_further_rows(
     return setup
 
 
-def _is_notable(before: ColumnSummary, after: ColumnSummary) -> bool:
-    """Whether a column that varied has notably changed its location or scale."""
+def _is_same(before: ColumnSummary, after: ColumnSummary) -> bool:
+    """Whether the location and scale of columns differ by rounding only."""
+    began = (after.scale > 0) != (before.scale > 0)
+    began |= (after.n_observed > 0) != (before.n_observed > 0)
+    return not began.any() and not _has_changed(before, after, ROUNDING)
+
+
+def _has_changed(before: ColumnSummary, after: ColumnSummary, share: float) -> bool:
+    """Whether a column that varied has changed location or scale by so much of its scale."""
     varied = before.scale > 0
     scale = before.scale[varied]
     with np.errstate(over="ignore"):
         shift = np.abs(after.mean[varied] / scale - before.mean[varied] / scale)
         stretch = np.abs(after.scale[varied] / scale - 1.0)
-    return bool((np.maximum(shift, stretch) > NOTABLE).any())
+    return bool((np.maximum(shift, stretch) > share).any())
 
 
 def _finite(bounds: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ SHARE_HELD_OUT = 1 / 4
 # time is slow, more mixes the rows less.
 LEAST_WINDOW, BLOCKS_OF_WINDOW, MOST_BLOCK = 2**18, 16, 2**20
 # What is noted of each row of an array in memory while it is trained on.
-NOTED_BYTES = 64
+NOTED_BYTES, LEAST_NOTED = 64, 2**23
 # Rows of a block of a file whose rows have a size that is not known.
 BLOCK_ROWS = 2**14
 
@@ -186,7 +186,7 @@ def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
     store: Store
     if isinstance(X, np.ndarray):
         is_large = isinstance(X, np.memmap) and X.nbytes > limit * SHARE_OF_WHOLE
-        is_large = is_large or (X.ndim > 0 and len(X) * NOTED_BYTES > limit)
+        is_large = is_large or (X.ndim > 0 and len(X) * NOTED_BYTES > max(limit, LEAST_NOTED))
         return X, SlicedStore(X, limit) if X.ndim == 2 and is_large else None
     if _is_chunked(X):
         store = SlicedStore(X, limit)

@@ -81,7 +81,7 @@ def test_models_of_the_folds_begin_where_their_restart_does(monkeypatch):
     class Recorded(_fitting.CrossFit):
         def __init__(self, models, *args):
             hidden = [m.encoder.hidden[0].weight.detach().clone() for m in models]
-            made.append((hidden, args[-1]))
+            made.append((hidden, args[7]))
             super().__init__(models, *args)
 
     monkeypatch.setattr(_fitting, "CrossFit", Recorded)

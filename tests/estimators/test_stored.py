@@ -318,7 +318,15 @@ def test_a_function_without_rows_is_refused():
         model().fit(lambda: iter([]))
 
 
-def test_an_interrupted_fit_keeps_what_it_has_and_goes_on(tmp_path):
+@pytest.fixture
+def usual_interrupts():
+    """Interrupts as Python has them, which those who run tests may have shut off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_fit_keeps_what_it_has_and_goes_on(tmp_path, usual_interrupts):
     stored = memory_map(X, tmp_path)
     n_passes = []
 
@@ -329,8 +337,7 @@ def test_an_interrupted_fit_keeps_what_it_has_and_goes_on(tmp_path):
         return iter(np.array_split(stored, 5))
 
     long = model(max_memory=LITTLE, max_iter=1000, warm_start=True, n_iter_no_change=1000)
-    main = threading.current_thread() is threading.main_thread()
-    assert main
+    assert threading.current_thread() is threading.main_thread()
     with pytest.warns(ConvergenceWarning, match="interrupted"):
         long.fit(interrupted)
     before = long.n_iter_
