@@ -23,12 +23,10 @@ from skvae._core._summary import ColumnSummary
 from skvae.engine._group import ALONE, Portion, ProcessGroup
 from skvae.engine._rows import Rows
 
-# Parts that are read in turn.
-OPEN_AT_ONCE = 16
 # Share of the standard deviation of a column that a sample should show.
 FAIR_SCALE = 0.9
-# Rows of a sample, however large they are.
-LEAST_SAMPLE = 2
+# Rows of a sample, however large they are; and as many times its columns, up to so many bytes.
+LEAST_ROWS, ROWS_PER_COLUMN, LEAST_BYTES = 100, 10, 2**25
 # Rows by whose bound states are told apart where no rows are held out.
 REPRESENTATIVES = 20_000
 
@@ -40,9 +38,12 @@ class BlockSource(Protocol):
     ----------
     n_parts : int
         Parts that can be read in any order.
+    n_open : int
+        Parts that may be read in turn.
     """
 
     n_parts: int
+    n_open: int
 
     def blocks(self, part: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of a part, in order: place of the first row among all rows, and the rows."""
@@ -187,7 +188,8 @@ class _Pass:
         self.moments = own if self.moments is None else self.moments.merged(own)
         self.n_rows += len(rows)
         row_bytes = max(1, rows.itemsize * rows.shape[1])
-        self._n_sampled = max(LEAST_SAMPLE, self._n_bytes // row_bytes)
+        least = max(LEAST_ROWS, min(ROWS_PER_COLUMN * rows.shape[1], LEAST_BYTES // row_bytes))
+        self._n_sampled = max(least, self._n_bytes // row_bytes)
         self._draw.consider(rows, places, self._n_sampled)
         self._extremes.consider(rows, places, own)
 
@@ -434,7 +436,7 @@ class StreamedRows:
         parts: list[Iterator[tuple[int, np.ndarray]]] = []
         turn, some, n_some = 0, [], 0
         while True:
-            while len(parts) < OPEN_AT_ONCE and (part := next(waiting, None)) is not None:
+            while len(parts) < self._source.n_open and (part := next(waiting, None)) is not None:
                 parts.append(self._source.blocks(part))
             if parts:
                 turn %= len(parts)

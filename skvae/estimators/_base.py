@@ -27,7 +27,7 @@ from skvae.estimators._fitting import FittedByBound
 from skvae.estimators._imputation import ImputesMissing
 from skvae.estimators._marginal_likelihood import EstimatesLogLikelihood
 from skvae.estimators._rows import KnownRows, compute_dtype, contains_nan
-from skvae.estimators._stored import by_chunks
+from skvae.estimators._stored import by_chunks, store_of
 from skvae.estimators._transaction import infers
 from skvae.inference import (
     evidence_lower_bound,
@@ -413,6 +413,13 @@ class LatentVariableEstimator(
     def _known_rows(self, X: Any) -> KnownRows:
         """Rows for a fitted model: validated, and within the support of the likelihood."""
         check_is_fitted(self)
+        X, store = store_of(X, self.max_memory)
+        if store is not None and not isinstance(X, np.ndarray):
+            raise ValueError(
+                f"X ({type(X).__name__}) does not fit into max_memory={self.max_memory}, and what "
+                "this method draws or keeps is of all rows together. Call it for some rows at a "
+                "time, or raise max_memory (in MiB)."
+            )
         rows = self._read_rows(X, reset=False)
         self._check_support(self.likelihood_, rows)
         return KnownRows(rows)

@@ -41,6 +41,7 @@ from skvae.engine import (
 from skvae.estimators._array_api import AnswersInKind, device_for, tensor_of_rows
 from skvae.estimators._checks import seed_of_fit
 from skvae.estimators._diagnostics import diagnose
+from skvae.estimators._memory import memory_limit
 from skvae.estimators._progress import Progress
 from skvae.estimators._reading import ReadsRows
 from skvae.estimators._rows import (
@@ -268,6 +269,11 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
         X, store = store_of(X, self.max_memory)
         if store is not None and isinstance(X, np.ndarray) and not self._can_stream:
             store = None  # what the memory takes is for the system to say
+        ProcessGroup.current().same(
+            {"max_memory": memory_limit(self.max_memory), "is_read_in_blocks": store is not None},
+            "X is not read in the same way on all processes ({}). Give the same X and the same "
+            "max_memory to every process.",
+        )
         if store is None:
             rows = read_alike(self, X, reset=not continued)
             return self._train(rows, X, y, continued=continued, partial=partial)

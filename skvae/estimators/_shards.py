@@ -6,9 +6,9 @@ what is in memory already is looked at by every process, since sending it would 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
+import joblib
 import numpy as np
 
 from skvae.engine import ProcessGroup
@@ -35,11 +35,9 @@ def read_alike(estimator: Any, X: Any, *, reset: bool) -> np.ndarray:
     elif not _is_shared_out(X, group):
         rows = _agreed(group, estimator, X, reset=reset)
     else:
-        _check_same(group, {"shape": X.shape, "dtype": str(X.dtype)})
-        rows = group.gather(_agreed(group, estimator, X, group.part(len(X)), reset=reset))
-    witnesses = np.linspace(0, len(rows) - 1, min(N_WITNESSES, len(rows))).astype(np.int64)
-    digest = hashlib.sha256(np.ascontiguousarray(rows[witnesses]).tobytes()).hexdigest()[:8]
-    _check_same(group, {"shape": rows.shape, "dtype": str(rows.dtype), "digest": digest})
+        check_same(group, X)
+        return group.gather(_agreed(group, estimator, X, group.part(len(X)), reset=reset))
+    check_same(group, rows, names=[str(name) for name in getattr(X, "columns", [])])
     return rows
 
 
@@ -83,10 +81,26 @@ def _agreed(
     return rows
 
 
-def _check_same(group: ProcessGroup, own: dict[str, Any]) -> None:
-    """Refuse an X that is not the same on all processes."""
+def check_same(group: ProcessGroup, rows: Any, **more: Any) -> None:
+    """Refuse rows that are not the same on all processes, as far as some of them tell.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+    rows : ndarray or DataFrame
+    **more : object
+        What else has to be the same.
+    """
+    if group.is_alone:
+        return
+    witnesses = np.linspace(0, len(rows) - 1, min(N_WITNESSES, len(rows))).astype(np.int64)
+    if isinstance(rows, np.ndarray):
+        some, about = np.ascontiguousarray(rows[witnesses]), {"dtype": str(rows.dtype)}
+    else:
+        some = rows.iloc[witnesses] if hasattr(rows, "iloc") else rows[witnesses.tolist()]
+        about = {"names": [str(name) for name in rows.columns]}
     group.same(
-        own,
+        {"shape": tuple(rows.shape), "digest": joblib.hash(some), **about, **more},
         "X is not the same on all processes ({}). Give all rows to every process: each computes "
         "its own part of them.",
     )

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,11 +22,14 @@ from skvae._core._random import Streams
 from skvae.engine import ProcessGroup, Rows, StreamedRows, Survey, survey
 from skvae.estimators._memory import memory_limit
 from skvae.estimators._rows import FEWEST_ROWS, MIN_VALIDATION_ROWS
+from skvae.estimators._shards import check_same
 from skvae.estimators._table import library_of
 
 # Shares of the memory that a call may take: rows up to this size are read as a whole; the sample
 # that stands for rows where a few suffice; one of the windows that are in memory at a time.
 SHARE_OF_WHOLE, SHARE_OF_SAMPLE, SHARE_OF_WINDOW = 1 / 4, 1 / 16, 1 / 32
+# And what may be decoded of files and chunks at a time.
+SHARE_OF_OPEN = 1 / 8
 # Rows of the sample that may be held out.
 SHARE_HELD_OUT = 1 / 4
 # The least size of a window, and what a block of a window is read in: reading less than that at a
@@ -43,11 +47,14 @@ class Store(ABC):
     Attributes
     ----------
     n_parts : int
+    n_open : int
+        Parts that may be read in turn: of each what it decodes is in memory.
     n_bytes : int or None
         That all rows take up in memory; None if nobody knows.
     """
 
     n_parts: int = 1
+    n_open: int = 16
     n_bytes: int | None = None
 
     @abstractmethod
@@ -73,14 +80,29 @@ class SlicedStore(Store):
 
     def __init__(self, X: Any, limit: int) -> None:
         self._X = X
-        n_rows, row_bytes = X.shape[0], max(1, X.dtype.itemsize * X.shape[1])
+        n_rows = X.shape[0]
+        if n_rows != n_rows:
+            raise ValueError(
+                f"X ({type(X).__name__}) does not know how many rows it has. Of a Dask array, call "
+                "compute_chunk_sizes() first."
+            )
+        row_bytes = max(1, X.dtype.itemsize * X.shape[1])
         self.n_bytes = n_rows * row_bytes
         block = max(1, min(window_bytes(limit) // BLOCKS_OF_WINDOW, MOST_BLOCK) // row_bytes)
         chunks = getattr(X, "chunks", None)
         if chunks:
             # A chunk is read as a whole, whatever part of it is asked for.
             first = chunks[0][0] if isinstance(chunks[0], tuple) else chunks[0]
-            block = max(first, block // first * first)
+            if first <= block or first * row_bytes <= limit * SHARE_OF_OPEN:
+                block = max(first, block // first * first)
+            elif n_rows * row_bytes > limit * SHARE_OF_WHOLE:
+                warnings.warn(
+                    f"X lies in chunks of {first} rows, which do not fit into memory together. "
+                    f"They are read {block} rows at a time, and each chunk many times over: "
+                    "store X in chunks of fewer rows.",
+                    UserWarning,
+                    stacklevel=2,
+                )
         self._block = block
         self.n_parts = -(-n_rows // block)
 
@@ -95,13 +117,13 @@ class SlicedStore(Store):
 class ArrowStore(Store):
     """A dataset of Parquet or Arrow files."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, limit: int) -> None:
         types = sys.modules["pyarrow"].types
         self._dataset = dataset
-        self._columns = [name for name in dataset.schema.names]
+        self._columns = list(dataset.schema.names)
         fragments = [
             part
-            for fragment in dataset.get_fragments()
+            for fragment in _fragments(dataset)
             for part in (
                 fragment.split_by_row_group()
                 if hasattr(fragment, "split_by_row_group")
@@ -112,23 +134,33 @@ class ArrowStore(Store):
         self._fragments = fragments
         self._starts = np.cumsum([0, *counts])
         self.n_parts = len(fragments)
-        self.n_bytes = int(self._starts[-1]) * 8 * len(self._columns)
+        row_bytes = 8 * len(self._columns)
+        self.n_bytes = int(self._starts[-1]) * row_bytes
+        # A row group is decoded as a whole, whatever part of it is asked for.
+        largest = max(1, max(counts, default=0) * row_bytes)
+        self.n_open = max(1, min(self.n_open, int(limit * SHARE_OF_OPEN) // largest))
         self._categories = {
-            name: self._categories_of(name)
+            name: self._categories_of(name, kind.ordered)
             for name, kind in zip(self._columns, dataset.schema.types, strict=True)
             if types.is_dictionary(kind)
         }
 
-    def _categories_of(self, name: str) -> Any:
+    def _categories_of(self, name: str, ordered: bool) -> Any:
         """Categories of a column in any of the files: each knows those of its own rows only."""
         pd = sys.modules.get("pandas") or __import__("pandas")
         found: dict[Any, None] = {}
         for batch in self._dataset.to_batches(columns=[name]):
             found.update(dict.fromkeys(batch.column(0).dictionary.to_pylist()))
-        return pd.CategoricalDtype(sorted(found))
+        # Without an order of their own they do not depend on which file comes first.
+        return pd.CategoricalDtype(list(found) if ordered else sorted(found), ordered=ordered)
 
-    def _frame(self, table: Any) -> Any:
-        frame = table.to_pandas(split_blocks=True)
+    def _frame(self, table: Any, start: int = 0) -> Any:
+        """Rows as a DataFrame, numbered from `start` on."""
+        pd = sys.modules.get("pandas") or __import__("pandas")
+        # Booleans that may be missing are booleans, whether some are or not.
+        booleans = {sys.modules["pyarrow"].bool_(): pd.BooleanDtype()}
+        frame = table.to_pandas(split_blocks=True, types_mapper=booleans.get)
+        frame.index = pd.RangeIndex(start, start + len(frame))
         for name, dtype in self._categories.items():
             frame[name] = frame[name].astype(dtype)
         return frame
@@ -140,7 +172,7 @@ class ArrowStore(Store):
         )
         for batch in batches:
             if len(batch):
-                yield start, self._frame(batch)
+                yield start, self._frame(batch, start)
                 start += len(batch)
 
     def whole(self) -> Any:
@@ -152,6 +184,7 @@ class ChunkStore(Store):
 
     def __init__(self, function: Callable[[], Iterator[Any]], limit: int) -> None:
         self._function = function
+        self._first: Iterator[Any] | None = None
         kept: list[Any] | None = []
         n_bytes = 0
         for _, chunk in self.chunks(0):
@@ -165,10 +198,34 @@ class ChunkStore(Store):
 
     def chunks(self, part: int) -> Iterator[tuple[int, Any]]:
         start = 0
-        for chunk in iter(self._function()):
+        for chunk in self._begun():
             rows = chunk if library_of(chunk) else np.asarray(chunk)
-            yield start, rows
-            start += len(rows)
+            if rows.ndim != 2:
+                raise ValueError(
+                    "X(), a function, has to return an iterator of arrays of two dimensions or of "
+                    f"DataFrames; after {start} rows came {_described(chunk)}."
+                )
+            if len(rows):
+                yield start, rows
+                start += len(rows)
+
+    def _begun(self) -> Iterator[Any]:
+        """The chunks, from the first one on."""
+        chunks = self._function()
+        if library_of(chunks) or not isinstance(chunks, Iterable):
+            raise ValueError(
+                "X(), a function, has to return an iterator of arrays or DataFrames; got "
+                f"{_described(chunks)}."
+            )
+        iterator = iter(chunks)
+        if iterator is self._first:
+            raise ValueError(
+                "X() returned the same iterator again, which gives its rows only once. It has to "
+                "begin anew each time it is called."
+            )
+        if self._first is None:
+            self._first = iterator
+        return iterator
 
     def whole(self) -> Any:
         assert self._kept is not None
@@ -191,7 +248,7 @@ def store_of(X: Any, max_memory: float | None) -> tuple[Any, Store | None]:
     if _is_chunked(X):
         store = SlicedStore(X, limit)
     elif _is_dataset(X):
-        store = ArrowStore(X)
+        store = ArrowStore(X, limit)
     elif callable(X):
         store = ChunkStore(X, limit)
     elif isinstance(X, Iterator):
@@ -247,13 +304,14 @@ class Stream:
     """
 
     n_parts: int
+    n_open: int
 
     def __init__(
         self, store: Store, read: Callable[[Any, bool], np.ndarray], max_memory: float | None
     ) -> None:
         self._store, self._read, self._group = store, read, ProcessGroup.current()
         self._limit = memory_limit(max_memory)
-        self.n_parts = store.n_parts
+        self.n_parts, self.n_open = store.n_parts, store.n_open
 
     def blocks(self, part: int) -> Iterator[tuple[int, np.ndarray]]:
         """Validated rows of a part."""
@@ -266,16 +324,26 @@ class Stream:
 
     def begin(self, seed: int, *, reset: bool, skip_empty: bool) -> None:
         """Read all rows once; with `reset`, the first of them say what columns there are."""
+        self.seed = seed
+        error: Exception | None = None
+        try:
+            self._read_head(reset=reset)
+        except Exception as raised:
+            error = raised
+        self._group.agree(error)
+        check_same(self._group, self.head, parts=self.n_parts, n_bytes=self._store.n_bytes)
+        rng = np.random.default_rng((Streams(seed).derived_seed("validation"), self._group.rank))
+        n_bytes = int(self._limit * SHARE_OF_SAMPLE)
+        self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty, group=self._group)
+
+    def _read_head(self, *, reset: bool) -> None:
         if not self._group.is_alone:
             self._store.share_out(self._group.size)
         first = next((c for part in range(self.n_parts) for _, c in self._store.chunks(part)), None)
         if first is None:
             raise ValueError("X holds no rows.")
-        self.head, self.seed = first, seed
+        self.head = first
         self._validated(0, first, reset=reset)
-        rng = np.random.default_rng((Streams(seed).derived_seed("validation"), self._group.rank))
-        n_bytes = int(self._limit * SHARE_OF_SAMPLE)
-        self.told: Survey = survey(self, n_bytes, rng, skip_empty=skip_empty, group=self._group)
 
     def rows(self) -> Iterator[np.ndarray]:
         """All rows, block by block, in the order in which they lie."""
@@ -337,8 +405,40 @@ def _placed(start: int) -> Iterator[None]:
 
 def _joined(parts: Sequence[Any]) -> Any:
     """Arrays or DataFrames, one after the other."""
-    library = library_of(parts[0])
-    return np.concatenate(parts) if library is None else sys.modules[library].concat(parts)
+    library, start = library_of(parts[0]), 0
+    for part in parts:
+        if library_of(part) != library:
+            raise ValueError(
+                f"X gives {_described(parts[0])} first, and {_described(part)} after {start} rows."
+            )
+        own, first = _columns(part), _columns(parts[0])
+        if own != first:
+            raise ValueError(f"X has the columns {first} first, and {own} after {start} rows.")
+        start += len(part)
+    if library is None:
+        return np.concatenate(parts)
+    how = {"how": "vertical_relaxed"} if library == "polars" else {}
+    return sys.modules[library].concat(parts, **how)
+
+
+def _columns(part: Any) -> list[Any]:
+    return list(getattr(part, "columns", range(np.shape(part)[1] if np.ndim(part) > 1 else 1)))
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+
+
+def _fragments(dataset: Any) -> list[Any]:
+    """Files of a dataset."""
+    try:
+        return list(dataset.get_fragments())
+    except ValueError as error:
+        raise ValueError(
+            f"X ({type(dataset).__name__}) cannot be read file by file ({error}). Write the rows "
+            "that are wanted to a folder, or pass a function that returns its batches."
+        ) from error
 
 
 def by_chunks(method: Callable) -> Callable:

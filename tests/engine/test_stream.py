@@ -17,7 +17,7 @@ class Parts:
 
     def __init__(self, X, part_rows, block_rows):
         self.X, self.part_rows, self.block_rows = X, part_rows, block_rows
-        self.n_parts = -(-len(X) // part_rows)
+        self.n_parts, self.n_open = -(-len(X) // part_rows), 16
         self.n_read = 0
 
     def blocks(self, part):
