@@ -68,19 +68,21 @@ def anonymous() -> float:
     return int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) / 1024
 
 
-def seconds_of_epochs() -> list[float]:
-    """A list to which each epoch from now on adds its seconds."""
+def seconds_of_epochs() -> tuple[list[float], list[float]]:
+    """Lists to which each epoch from now on adds its seconds, and when it begins."""
     seconds: list[float] = []
+    began: list[float] = []
     epoch = Trainer._epoch
 
     def timed(self: Trainer) -> float:
         begin = time.perf_counter()
+        began.append(begin)
         bound = epoch(self)
         seconds.append(time.perf_counter() - begin)
         return bound
 
     Trainer._epoch = timed
-    return seconds
+    return seconds, began
 
 
 def table(n_rows: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -107,7 +109,7 @@ def model(**parameters: Any) -> VariationalAutoencoder:
 
 
 def measure_rows(n_rows: int) -> dict:
-    chunks, seconds = table(n_rows), seconds_of_epochs()
+    chunks, (seconds, _) = table(n_rows), seconds_of_epochs()
     new = next(table(CHUNK_ROWS)())
     before = anonymous()
     begin = time.perf_counter()
@@ -133,13 +135,16 @@ def measure_rows(n_rows: int) -> dict:
 def measure_file(path: str, *, in_memory_rows: int) -> dict:
     stored = np.load(path, mmap_mode="r")
     parameters = {"hidden_layer_sizes": (64,), "warm_start": True}
-    seconds = seconds_of_epochs()
+    seconds, began = seconds_of_epochs()
+    # Which a shell may have shut off for processes in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     here = VariationalAutoencoder(8, max_iter=3, random_state=0, **parameters)
     fitted = here.fit(np.array(stored[:in_memory_rows]))
     in_memory = statistics.median(seconds) / (0.9 * in_memory_rows)
     score_here = fitted.score(np.array(stored[-2000:]))
     del fitted, here
     seconds.clear()
+    began.clear()
     there = VariationalAutoencoder(8, max_iter=3, random_state=0, **parameters)
     begin = time.perf_counter()
 
@@ -153,15 +158,14 @@ def measure_file(path: str, *, in_memory_rows: int) -> dict:
     with Watch() as watch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         there.fit(stored)
-        first = time.perf_counter() - begin
-        survey, n_before = first - 1.3 * seconds[0], there.n_iter_
+        n_before = there.n_iter_
         there.set_params(max_iter=1).fit(stored)
     streamed = statistics.median(seconds) / len(stored)
     return {
         "rows": len(stored),
         "columns": stored.shape[1],
         "GB": stored.nbytes / 1e9,
-        "before training, s": survey,
+        "before training, s": began[0] - begin,
         "an epoch, s": statistics.median(seconds),
         "an epoch, µs a row": 1e6 * streamed,
         "in memory, µs a row": 1e6 * in_memory,

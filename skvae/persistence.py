@@ -24,6 +24,7 @@ _PRIVATE = frozenset(
         "_learned_missing",
         "_likelihood_given",
         "_moments",
+        "_units",
         "_rows_are_sequences",
         "_schema",
         "_seed",

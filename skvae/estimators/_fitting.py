@@ -76,10 +76,11 @@ class Setup(NamedTuple):
     """What training starts from.
 
     `others` are restarts of `model`, with other weights; `stream` is where the training rows are
-    read from if they do not fit into memory; `context`, `spread`, `hint` and `often`
-    are what is known of the training rows beside themselves (see `Rows`), where the model asks for
-    it. `moments` (see ``Likelihood.moments``) and `n_seen` are of all rows seen, and `moves` what
-    has become of parameters when the moments of further rows were taken into account.
+    read from if they do not fit into memory; `context`, `spread`, `hint` and `often` are what is
+    known of the training rows beside themselves (see `Rows`), where the model asks for it.
+    `moments` (see ``Likelihood.moments``) and `n_seen` are of all rows seen, `units` are the
+    moments by which the model standardises its columns, and `moves` what has become of parameters
+    when these were brought up to date.
     """
 
     components: dict[str, Component]
@@ -96,6 +97,7 @@ class Setup(NamedTuple):
     hint: np.ndarray | None = None
     often: np.ndarray | None = None
     moments: ColumnSummary | None = None
+    units: ColumnSummary | None = None
     n_seen: int = 0
     moves: Sequence[Move] = ()
 
@@ -222,8 +224,9 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
         representative, and some ten times as many as there are columns; later ones may have any
         number of rows. An estimator that was fitted by ``fit`` is trained further.
 
-        The location and scale by which columns are standardised are those of all rows seen. Before
-        each pass they are brought up to date, and the weights next to the columns with them, so
+        The location and scale by which columns are standardised are those of all rows seen. Where
+        they have changed notably, they are brought up to date before a pass, and the weights next
+        to the columns with them, so
         that what the model says of rows stays the same; unless it says more of the new rows,
         beyond sampling error, if it moves with the columns instead, as it does where the units of a
         stream drift. Where a network cannot follow (convolutions, a torch module as the encoder,
@@ -408,7 +411,7 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
         setup = Setup(components, model, summary.mean, seed, None, 0, has_missing, tuple(others))
         moments = components["likelihood_"].moments(summary)
         n_seen = len(rows) if stream is None else stream.told.n_rows
-        return setup._replace(moments=moments, n_seen=n_seen)
+        return setup._replace(moments=moments, units=moments, n_seen=n_seen)
 
     def _continue(self, components: dict[str, Component], has_missing: bool) -> Setup:
         """The fitted model, copied, for another call of ``fit`` or ``partial_fit``."""
@@ -435,7 +438,8 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
         state = self._trainer_state if same_solver else None
         setup = Setup(components, model, self.mean_, self._seed, state, self.n_iter_, has_missing)
         moments = ColumnSummary(*self._moments)
-        return setup._replace(moments=moments, n_seen=self.n_samples_seen_)
+        units = ColumnSummary(*self._units)
+        return setup._replace(moments=moments, units=units, n_seen=self.n_samples_seen_)
 
     def _run(
         self, setup: Setup, rows: np.ndarray, progress: Progress, *, partial: bool
@@ -752,6 +756,7 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
             "n_components_": model.latent_shape[0],
             "n_samples_seen_": setup.n_seen,
             "_moments": setup.moments[:N_MOMENTS],
+            "_units": setup.units[:N_MOMENTS],
             "_seed": setup.seed,
             "_learned_missing": _learns_missing(model),
         }

@@ -98,19 +98,19 @@ def test_a_batch_holds_rows_from_all_over_the_place():
 
 
 def test_all_rows_are_sampled_where_there_is_room_and_each_alike_where_there_is_not():
-    X = np.tile(numbered(300)[:, :1], (1, 3))
+    X = np.tile(numbered(1000)[:, :1], (1, 3))
     told = surveyed(Parts(X, 100, 13), X.nbytes)
     np.testing.assert_array_equal(told.sample, X)
-    counts = np.zeros(300)
+    counts = np.zeros(1000)
     for seed in range(400):
-        told = surveyed(Parts(X, 100, 13), X[:30].nbytes, seed)
-        assert 30 <= len(told.sample) == len(set(told.places)) <= 32
+        told = surveyed(Parts(X, 100, 13), X[:100].nbytes, seed)
+        assert 100 <= len(told.sample) == len(set(told.places)) <= 102
         np.testing.assert_array_equal(told.sample, X[told.places])
         counts[told.places] += 1
     # The first and the last row are the extremes, which may come in addition.
     counts[[0, -1]] = 40
     # A binomial of 400 draws at 1/10, in five groups of blocks: 5 standard errors.
-    assert np.abs(counts.reshape(5, 60).mean(1) - 40).max() < 5 * (400 * 0.09 / 60) ** 0.5
+    assert np.abs(counts.reshape(5, 200).mean(1) - 40).max() < 5 * (400 * 0.09 / 200) ** 0.5
     assert counts.min() > 40 - 6 * 6.0
 
 
@@ -130,7 +130,7 @@ def test_a_sample_shows_what_few_rows_have():
     X[4000, 1], X[:, 2], X[1234, 2] = -1e6, 3.0, 3.5
     told = surveyed(Parts(X, 300, 70), X[:20].nbytes)
     assert {1234, 4000} <= set(told.places)
-    assert len(told.places) <= 24
+    assert len(told.places) <= 104  # a hundred, however few would fit
     np.testing.assert_array_equal(told.sample, X[told.places])
 
 
