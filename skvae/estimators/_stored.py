@@ -130,7 +130,7 @@ class ArrowStore(Store):
                 else [fragment]
             )
         ]
-        counts = [fragment.count_rows() for fragment in fragments]
+        counts = [_n_rows_of(fragment) for fragment in fragments]
         self._fragments = fragments
         self._starts = np.cumsum([0, *counts])
         self.n_parts = len(fragments)
@@ -428,6 +428,14 @@ def _columns(part: Any) -> list[Any]:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+
+
+def _n_rows_of(fragment: Any) -> int:
+    """Rows of a file, or of a row group of one."""
+    groups = getattr(fragment, "row_groups", None)
+    if groups is None:
+        return int(fragment.count_rows())
+    return sum(group.num_rows for group in groups)
 
 
 def _fragments(dataset: Any) -> list[Any]:

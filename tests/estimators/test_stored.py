@@ -347,3 +347,58 @@ def test_an_interrupted_fit_keeps_what_it_has_and_goes_on(tmp_path, usual_interr
         warnings.simplefilter("ignore", ConvergenceWarning)
         long.set_params(max_iter=2).fit(stored)
     assert long.n_iter_ == before + 2
+
+
+def test_chunks_have_to_be_of_one_kind(tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X[:1000], columns=NAMES)
+    for others in ([frame.drop(columns="c")], [frame[NAMES[::-1]]], [X[:1000]]):
+        with pytest.raises(ValueError, match="after 1000 rows"):
+            model().fit(lambda others=others: iter([frame, *others]))
+    for returned in (frame, X, None, [X[0]]):
+        with pytest.raises(ValueError, match="has to return an iterator"):
+            model().fit(lambda returned=returned: returned)
+
+
+def test_a_function_has_to_begin_anew():
+    once = iter(np.array_split(X, 5))
+    with pytest.raises(ValueError, match="the same iterator again"):
+        model(max_memory=LITTLE).fit(lambda: once)
+
+
+def test_chunks_without_rows_are_skipped(tmp_path):
+    def some():
+        yield from (X[:0], X[:5000], X[:0], X[5000:])
+
+    for memory in (None, LITTLE):
+        fitted = model(max_memory=memory).fit(some)
+        assert fitted.n_samples_seen_ == len(X)
+        assert fitted.transform(some).shape == (len(X), 2)
+
+
+def test_tables_in_files_are_read_as_those_in_memory(tmp_path):
+    """The order of categories, booleans that may be missing, and an index of their own."""
+    pd, ds = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.dataset")
+    size = pd.Categorical.from_codes(
+        np.arange(len(X)) % 3, ["small", "medium", "large"], ordered=True
+    )
+    flag = pd.array(np.where(X[:, 1] > 5, None, X[:, 0] > 0), dtype="boolean")
+    table = pd.DataFrame(X[:, :2], columns=["a", "b"]).assign(size=size, flag=flag)
+    table.to_parquet(tmp_path / "rows.parquet", row_group_size=1000)
+    here = model(likelihood="auto").fit(table)
+    for memory in (None, LITTLE / 4):
+        there = model(likelihood="auto", max_memory=memory).fit(ds.dataset(tmp_path))
+        assert list(map(repr, there.likelihoods_.values())) == list(
+            map(repr, here.likelihoods_.values())
+        )
+        filled = there.impute(ds.dataset(tmp_path))
+        assert filled.index.equals(table.index)
+        assert not filled["flag"].isna().any()
+        pd.testing.assert_series_equal(filled["size"], table["size"])
+
+
+def test_methods_that_need_rows_in_memory_say_so(tmp_path):
+    fitted = model(max_memory=LITTLE).fit(X)
+    with pytest.raises(ValueError, match="some rows at a time"):
+        fitted.sample_posterior(chunks(X, tmp_path))
+    assert fitted.sample_posterior(chunks(X[:100], tmp_path)).shape == (1, 100, 2)
