@@ -11,6 +11,8 @@ import numpy as np
 from skvae._core._memory import how_many_fit
 
 CHUNK_BYTES = 8 * 2**20  # of float64 working space; a chunk stays in the last-level cache
+# Fields of a summary that are one number for each column.
+N_MOMENTS = 5
 COPIES = 6  # of a chunk there are so many at once, and less of a chunk where memory is scarce
 
 

@@ -21,7 +21,7 @@ from skvae._core._factor_analysis import Factors
 from skvae._core._flat import own_storage
 from skvae._core._random import Streams
 from skvae._core._sklearn import CallbackSupportMixin, _fit_context
-from skvae._core._summary import ColumnSummary
+from skvae._core._summary import N_MOMENTS, ColumnSummary
 from skvae._core._units import Move
 from skvae.engine import (
     CrossFit,
@@ -51,7 +51,7 @@ from skvae.estimators._rows import (
     copies,
     hold_out,
 )
-from skvae.estimators._running import N_MOMENTS, with_further_rows
+from skvae.estimators._running import with_further_rows
 from skvae.estimators._shards import read_alike
 from skvae.estimators._stored import Stream, store_of
 from skvae.estimators._transaction import all_or_nothing, trains
@@ -226,11 +226,10 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
 
         The location and scale by which columns are standardised are those of all rows seen. Where
         they have changed notably, they are brought up to date before a pass, and the weights next
-        to the columns with them, so
-        that what the model says of rows stays the same; unless it says more of the new rows,
-        beyond sampling error, if it moves with the columns instead, as it does where the units of a
-        stream drift. Where a network cannot follow (convolutions, a torch module as the encoder,
-        sequences), location and scale stay those of the first call.
+        to the columns with them, so that what the model says of rows stays the same; unless it says
+        more of the new rows, beyond sampling error, if it moves with the columns instead, as it
+        does where the units of a stream drift. Where a network cannot follow (convolutions, a torch
+        module as the encoder, sequences), location and scale stay those of the first call.
 
         The learning rate rises over the first `warmup_steps` steps of the solver, counted over all
         calls, and is `learning_rate_init` from then on, which may be set between calls; there is no
@@ -287,7 +286,7 @@ class FittedByBound(AnswersInKind, ReadsRows, CallbackSupportMixin, BaseEstimato
             )
         if not continued:
             vars(self).pop("likelihood_", None)  # says how tables were read
-        stream = Stream(store, self._read_block, self.max_memory)
+        stream = Stream(store, self._read_rows, self.max_memory)
         seed = self._seed if continued else seed_of_fit(self.random_state)
         stream.begin(seed, reset=not continued, skip_empty=self.missingness is None)
         return self._train(

@@ -47,9 +47,6 @@ class ReadsRows:
             self._schema = schema
         return read_table(self, X, schema, reset=reset)
 
-    def _read_block(self, chunk: Any, reset: bool) -> np.ndarray:
-        return self._read_rows(chunk, reset=reset)
-
     def _as_given(self, rows: np.ndarray, index: Any = None) -> Any:
         """Rows of numbers and codes in the container that the model was fitted to.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._core._summary import ColumnSummary
+from skvae._core._summary import N_MOMENTS, ColumnSummary
 from skvae.engine import ProcessGroup, Survey, beats
 from skvae.likelihoods._base import Likelihood
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 else:
     Setup = Any
 
-# Fields of a summary that are one number for each column.
-N_MOMENTS = 5
 # Change of a location or scale, as a share of the scale, after which the model is told of it. Less
 # does not matter to a network, and in small steps it would not be told from chance that a model has
 # to move with its columns.

@@ -23,7 +23,7 @@ from skvae.engine import ProcessGroup, Rows, StreamedRows, Survey, survey
 from skvae.estimators._memory import memory_limit
 from skvae.estimators._rows import FEWEST_ROWS, MIN_VALIDATION_ROWS
 from skvae.estimators._shards import check_same
-from skvae.estimators._table import library_of
+from skvae.estimators._table import library_of, module_of
 
 # Shares of the memory that a call may take: rows up to this size are read as a whole; the sample
 # that stands for rows where a few suffice; one of the windows that are in memory at a time.
@@ -64,6 +64,10 @@ class Store(ABC):
     @abstractmethod
     def whole(self) -> Any:
         """All rows, in memory."""
+
+    def in_order(self) -> Iterator[Any]:
+        """Arrays or DataFrames of all rows, in the order in which they lie."""
+        return (chunk for part in range(self.n_parts) for _, chunk in self.chunks(part))
 
     def share_out(self, n_processes: int) -> None:
         """Refuse to let several processes read a part each, where there are too few parts."""
@@ -147,7 +151,7 @@ class ArrowStore(Store):
 
     def _categories_of(self, name: str, ordered: bool) -> Any:
         """Categories of a column in any of the files: each knows those of its own rows only."""
-        pd = sys.modules.get("pandas") or __import__("pandas")
+        pd = module_of("pandas")
         found: dict[Any, None] = {}
         for batch in self._dataset.to_batches(columns=[name]):
             found.update(dict.fromkeys(batch.column(0).dictionary.to_pylist()))
@@ -156,7 +160,7 @@ class ArrowStore(Store):
 
     def _frame(self, table: Any, start: int = 0) -> Any:
         """Rows as a DataFrame, numbered from `start` on."""
-        pd = sys.modules.get("pandas") or __import__("pandas")
+        pd = module_of("pandas")
         # Booleans that may be missing are booleans, whether some are or not.
         booleans = {sys.modules["pyarrow"].bool_(): pd.BooleanDtype()}
         frame = table.to_pandas(split_blocks=True, types_mapper=booleans.get)
@@ -291,7 +295,7 @@ class Stream:
     ----------
     store : Store
     read : callable
-        ``read(chunk, reset)`` are the validated rows of an array or DataFrame.
+        ``read(chunk, reset=reset)`` are the validated rows of an array or DataFrame.
     max_memory : float or None
 
     Attributes
@@ -307,7 +311,7 @@ class Stream:
     n_open: int
 
     def __init__(
-        self, store: Store, read: Callable[[Any, bool], np.ndarray], max_memory: float | None
+        self, store: Store, read: Callable[..., np.ndarray], max_memory: float | None
     ) -> None:
         self._store, self._read, self._group = store, read, ProcessGroup.current()
         self._limit = memory_limit(max_memory)
@@ -320,7 +324,7 @@ class Stream:
 
     def _validated(self, start: int, chunk: Any, *, reset: bool) -> np.ndarray:
         with _placed(start):
-            return self._read(chunk, reset)
+            return self._read(chunk, reset=reset)
 
     def begin(self, seed: int, *, reset: bool, skip_empty: bool) -> None:
         """Read all rows once; with `reset`, the first of them say what columns there are."""
@@ -339,7 +343,7 @@ class Stream:
     def _read_head(self, *, reset: bool) -> None:
         if not self._group.is_alone:
             self._store.share_out(self._group.size)
-        first = next((c for part in range(self.n_parts) for _, c in self._store.chunks(part)), None)
+        first = next(self._store.in_order(), None)
         if first is None:
             raise ValueError("X holds no rows.")
         self.head = first
@@ -460,11 +464,7 @@ def by_chunks(method: Callable) -> Callable:
         X, store = store_of(X, self.max_memory)
         if store is None or type(X) is np.ndarray:
             return method(self, X, *args, **kwargs)
-        parts = [
-            method(self, chunk, *args, **kwargs)
-            for part in range(store.n_parts)
-            for _, chunk in store.chunks(part)
-        ]
+        parts = [method(self, chunk, *args, **kwargs) for chunk in store.in_order()]
         if isinstance(parts[0], tuple):
             return tuple(_joined(own) for own in zip(*parts, strict=True))
         return _joined(parts)

@@ -37,6 +37,11 @@ def library_of(X: Any) -> str | None:
     return None
 
 
+def module_of(library: str) -> Any:
+    """The library itself, imported only where a table of it is at hand or is to be made."""
+    return sys.modules.get(library) or __import__(library)
+
+
 def read_table(estimator: Any, X: Any, schema: dict[str, Any], *, reset: bool) -> np.ndarray:
     """Rows of a DataFrame as numbers: categories as codes, what is missing as NaN.
 
@@ -75,14 +80,14 @@ def write_table(rows: np.ndarray, schema: dict[str, Any], index: Any = None) -> 
     """
     columns = schema["columns"]
     if schema["library"] == "pandas":
-        pd = sys.modules.get("pandas") or __import__("pandas")
+        pd = module_of("pandas")
         series = [_to_pandas(pd, rows[:, j], column) for j, column in enumerate(columns)]
         frame = pd.concat(series, axis=1) if series else pd.DataFrame()
         frame.columns = [column["name"] for column in columns]
         if index is not None:
             frame.index = index
         return frame
-    pl = sys.modules.get("polars") or __import__("polars")
+    pl = module_of("polars")
     return pl.DataFrame([_to_polars(pl, rows[:, j], c) for j, c in enumerate(columns)])
 
 
@@ -105,7 +110,7 @@ def fill_table(X: Any, filled: Any) -> Any:
                 own = own.astype(other.dtype)
             out[name] = own.where(~missing, other.astype(own.dtype))
         return out
-    pl = sys.modules.get("polars") or __import__("polars")
+    pl = module_of("polars")
     columns = []
     for name in X.columns:
         own, other = X[name], filled[name]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skvae._core._batch import NoiseSpec
 from skvae._core._component import resolve
 from skvae._core._factor_analysis import SecondMoments
-from skvae._core._summary import ColumnSummary
+from skvae._core._summary import N_MOMENTS, ColumnSummary
 from skvae._core._units import Change, joined
 from skvae.likelihoods._base import (
     Columns,
@@ -25,9 +25,6 @@ from skvae.likelihoods._base import (
     UnitChanges,
 )
 from skvae.likelihoods._joint import JointModel, Participant
-
-# Fields of a summary that are one number for each column.
-N_MOMENTS = 5
 
 
 class ColumnLikelihood(Likelihood, shorthand="column"):
@@ -409,11 +406,7 @@ class ColumnHead(ObservationHead):
         for head, own in self._groups():
             if head.can_rescale:
                 index = own.cpu().numpy()
-                some = (
-                    ColumnSummary(*(values[index] for values in summary[:N_MOMENTS]))
-                    for summary in (before, after)
-                )
-                parts.append(head.rescale_(*some))
+                parts.append(head.rescale_(*(_of_columns(s, index) for s in (before, after))))
                 continue
             sizes = (head.n_columns, head.n_features, head.n_outputs)
             parts.append(UnitChanges(*(Change.none(n, self.place) for n in sizes)))
